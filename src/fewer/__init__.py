@@ -1,0 +1,79 @@
+"""Learn more from fewer samples.
+
+Published sample-efficient methods as pieces that compose, raced side by side on one task and one
+budget, and each paper's headline claim re-measured.
+
+>>> import fewer
+>>> fewer.show("pcoreset").room
+'labels'
+
+Everything heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Call": "fewer.core.spec",
+    "Claim": "fewer.claim",
+    "Curve": "fewer.core.curve",
+    "Diverged": "fewer.core.errors",
+    "FewerError": "fewer.core.errors",
+    "Loop": "fewer.core.loop",
+    "Point": "fewer.core.curve",
+    "Stage": "fewer.core.loop",
+    "Stages": "fewer.core.loop",
+    "Task": "fewer.core.loop",
+    "find": "fewer.search",
+    "loop": "fewer.compose",
+    "papers": "fewer.catalogue",
+    "race": "fewer.race",
+    "show": "fewer.catalogue",
+    "task": "fewer.compose",
+}
+
+__all__ = [
+    "Call",
+    "Claim",
+    "Curve",
+    "Diverged",
+    "FewerError",
+    "Loop",
+    "Point",
+    "Stage",
+    "Stages",
+    "Task",
+    "find",
+    "loop",
+    "papers",
+    "race",
+    "show",
+    "task",
+]
+
+if TYPE_CHECKING:
+    from fewer.catalogue import papers, show
+    from fewer.claim import Claim
+    from fewer.compose import loop, task
+    from fewer.core.curve import Curve, Point
+    from fewer.core.errors import Diverged, FewerError
+    from fewer.core.loop import Loop, Stage, Stages, Task
+    from fewer.core.spec import Call
+    from fewer.race import race
+    from fewer.search import find
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'fewer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,178 @@
+"""From the words of a race to objects: a spec names fillings, and they make one loop.
+
+``"hast + pcoreset"`` is looked up in the catalogue; each filling goes into its slot, the other
+slots keep the baseline.  A loop's own numbers are set by naming the loop:
+``"active-learning(per_round=20) + margin"``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fewer import catalogue
+from fewer.core.errors import FewerError, nearest
+from fewer.core.loop import Loop, Task
+from fewer.core.spec import Call, parse, parse_one
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """A call, and what the catalogue says of its name."""
+
+    call: Call
+    make: str
+    loop: str | None
+    slots: tuple[str, ...]
+    is_loop: bool
+
+
+def loop(spec: str) -> Loop[Any, Any]:
+    """Build the loop that a spec describes.
+
+    Parameters
+    ----------
+    spec : str
+        Names of fillings joined by ``+``; at most one name of a loop, to set its numbers.
+
+    Returns
+    -------
+    Loop
+        With each filling in its slot and the baseline in the others.
+
+    Raises
+    ------
+    FewerError
+        For an unknown name (the nearest known ones are named), a slot filled twice, fillings of
+        different loops, or arguments that a filling does not take.
+
+    Examples
+    --------
+    >>> loop("margin").query
+    Margin()
+    >>> loop("margin + k-centre")
+    Traceback (most recent call last):
+        ...
+    fewer.core.errors.FewerError: margin and k-centre both fill the slot query of active-learning; keep one of them
+    """
+    uses = [_look_up(call) for call in parse(spec)]
+    homes = sorted({use.make if use.is_loop else str(use.loop) for use in uses})
+    if len(homes) > 1:
+        parts = ", ".join(f"{use.call.name} ({_loop_name(use.make if use.is_loop else str(use.loop))})" for use in uses)
+        raise FewerError(f"these belong to different loops and cannot be joined: {parts}")
+    home = catalogue.resolve(homes[0])
+    slots: dict[str, Any] = {}
+    filled_by: dict[str, str] = {}
+    for use in uses:
+        if use.is_loop:
+            if "" in filled_by:
+                raise FewerError(f"the loop {use.call.name} is named twice in {spec!r}; name it once")
+            filled_by[""] = use.call.name
+            given = _arguments(home, use.call)
+        else:
+            made = _make(use)
+            # one name may fill several slots at once; then it makes a mapping from slot to filling
+            given = made if len(use.slots) > 1 else dict.fromkeys(use.slots, made)
+        for slot, filling in given.items():
+            if slot in filled_by:
+                raise FewerError(
+                    f"{filled_by[slot]} and {use.call.name} both fill the slot {slot} of {_loop_name(homes[0])}; "
+                    "keep one of them"
+                )
+            filled_by[slot] = use.call.name
+            slots[slot] = filling
+    return home(**slots)
+
+
+def task(spec: str) -> Task:
+    """Build the task that a spec describes.
+
+    Parameters
+    ----------
+    spec : str
+        A task's name with its arguments, ``"mnist5k"`` or ``"csv('churn.csv', target='left')"``.
+
+    Raises
+    ------
+    FewerError
+        For an unknown name, wrong arguments, or data that cannot be read.
+
+    Examples
+    --------
+    >>> task("digits").metric
+    'accuracy'
+    """
+    call = parse_one(spec)
+    known = catalogue.parts("task")
+    if call.name not in known:
+        raise FewerError(f"unknown task {call.name!r}; {nearest(call.name, known)}")
+    return _called(catalogue.resolve(known[call.name].make), call)
+
+
+def _look_up(call: Call) -> _Use:
+    loops, fillings = catalogue.parts("loop"), catalogue.parts("filling")
+    if call.name in loops:
+        return _Use(call, loops[call.name].make, None, (), True)
+    if call.name in fillings:
+        part = fillings[call.name]
+        return _Use(call, part.make, part.loop, part.slots, False)
+    papers = catalogue.papers()
+    if call.name in papers:
+        paper = papers[call.name]
+        if paper.fills is None:
+            raise FewerError(f"{call.name} is planned and not there yet; 'fewer list --state works' shows what is")
+        if paper.loop is None or not paper.slots:
+            raise FewerError(f"{call.name} works after the fact and is not raced; see 'fewer show {call.name}'")
+        return _Use(call, paper.fills, paper.loop, paper.slots, False)
+    working = [slug for slug, paper in papers.items() if paper.loop]
+    raise FewerError(f"unknown name {call.name!r}; {nearest(call.name, [*loops, *fillings, *working])}")
+
+
+def _make(use: _Use) -> Any:
+    made = _called(catalogue.resolve(use.make), use.call)
+    if len(use.slots) > 1 and not (isinstance(made, Mapping) and set(made) == set(use.slots)):
+        raise TypeError(f"{use.make} must make a mapping of the slots {use.slots}")
+    return made
+
+
+def _called(make: Any, call: Call) -> Any:
+    try:
+        inspect.signature(make).bind(*call.positional, **call.named)
+    except TypeError:
+        taken = ", ".join(
+            parameter.name
+            if parameter.default is inspect.Parameter.empty
+            else f"{parameter.name}={parameter.default!r}"
+            for parameter in inspect.signature(make).parameters.values()
+        )
+        raise FewerError(f"{call} does not fit; {call.name} takes ({taken})") from None
+    try:
+        return make(*call.positional, **call.named)
+    except TypeError as error:  # a text where a number belongs
+        raise FewerError(f"{call}: {error}") from error
+
+
+def _arguments(home: type[Loop[Any, Any]], call: Call) -> dict[str, Any]:
+    """The numbers of a loop that may be set by name: its fields whose default is a number or a truth value."""
+    numbers = {
+        field.name
+        for field in dataclasses.fields(home)
+        if field.default is not dataclasses.MISSING and (isinstance(field.default, bool | int | float | str))
+    }
+    optional = {field.name for field in dataclasses.fields(home) if field.metadata.get("setting")}
+    allowed = numbers | optional
+    wrong = [name for name in call.named if name not in allowed]
+    if call.positional or wrong:
+        given = wrong[0] if wrong else repr(call.positional[0])
+        raise FewerError(f"{call.name} cannot be given {given}; it takes {', '.join(sorted(allowed))} by name")
+    return dict(call.named)
+
+
+def _loop_name(make: str) -> str:
+    for name, part in catalogue.parts("loop").items():
+        if part.make == make:
+            return name
+    return make

@@ -1,0 +1,1 @@
+"""What every room shares, and nothing that only one of them needs."""

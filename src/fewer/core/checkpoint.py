@@ -1,0 +1,151 @@
+"""Saving and resuming, exactly and atomically.
+
+A checkpoint is one safetensors file: the arrays are its tensors, and everything else is JSON in its
+header.  Nothing is pickled, so a checkpoint from anywhere can be opened safely.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from fewer.core.errors import FewerError
+from fewer.core.files import write_atomically
+
+FORMAT = "fewer-checkpoint-1"
+
+
+def save(path: str | os.PathLike[str], tree: Any) -> None:
+    """Save a tree of arrays, tensors, numbers, texts, lists and dicts.
+
+    Parameters
+    ----------
+    path : path
+        The file to write.
+    tree : dict
+        Nested dicts (with text keys), lists and tuples of tensors, NumPy arrays, NumPy generators,
+        numbers (of any size), booleans, texts and ``None``.
+
+    Raises
+    ------
+    FewerError
+        If something in the tree is of another type (its place is named), or the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "state.safetensors"
+    >>> save(file, {"weights": torch.ones(2), "step": 3, "rng": np.random.default_rng(0)})
+    >>> load(file)["step"]
+    3
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    described = _describe(tree, "", tensors)
+    try:
+        header = json.dumps({"format": FORMAT, "tree": described})
+        data = to_bytes(tensors, metadata={"fewer": header})
+    except (TypeError, ValueError) as error:
+        raise FewerError(f"cannot save {path}: {error}") from error
+    write_atomically(path, data)
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Load what :func:`save` saved; arrays and tensors come back with their type, shape and bits.
+
+    Raises
+    ------
+    FewerError
+        If the file is missing, cut short, or not a checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FewerError(f"no checkpoint at {path}; start the run again without it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("fewer")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        described = json.loads(header or "null")
+        if not isinstance(described, dict) or described.get("format") != FORMAT:
+            raise FewerError(f"{path} is not a checkpoint of this version ({FORMAT}); remove it and start again")
+        return _rebuild(described["tree"], tensors)
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise FewerError(f"{path} is damaged ({error}); remove it and start again") from error
+
+
+def _describe(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Turn a value into JSON, putting the arrays on the way into ``tensors``."""
+    # bool before int: True is an int in Python
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return {"!": "float", "hex": float(value).hex()}  # exact, and NaN and infinities survive JSON
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"!": "tensor", "name": name}
+    if isinstance(value, np.ndarray):
+        name = str(len(tensors))
+        try:
+            tensors[name] = torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape).copy())
+        except TypeError as error:
+            raise FewerError(
+                f"checkpoint: {place or 'the value'} is an array of {value.dtype}, not of numbers"
+            ) from error
+        return {"!": "array", "name": name}
+    if isinstance(value, np.random.Generator):
+        return {"!": "generator", "state": _describe(value.bit_generator.state, place, tensors)}
+    if isinstance(value, torch.Generator):
+        return {"!": "torch-generator", "state": _describe(value.get_state(), place, tensors)}
+    if isinstance(value, list | tuple):
+        items = [_describe(item, f"{place}[{i}]", tensors) for i, item in enumerate(value)]
+        return items if isinstance(value, list) else {"!": "tuple", "items": items}
+    if isinstance(value, dict):
+        # keys may be numbers (optimisers count their parameters), so a dict is a list of pairs
+        pairs = []
+        for key, item in value.items():
+            if not isinstance(key, str | int):
+                raise FewerError(f"checkpoint: {place or 'the value'} has the key {key!r}; keys are texts or integers")
+            pairs.append([key, _describe(item, f"{place}.{key}" if place else str(key), tensors)])
+        return {"!": "dict", "pairs": pairs}
+    raise FewerError(f"checkpoint: {place or 'the value'} is a {type(value).__name__}, which cannot be saved exactly")
+
+
+def _rebuild(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_rebuild(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    match value["!"]:
+        case "float":
+            return float.fromhex(value["hex"])
+        case "tensor":
+            return tensors[value["name"]]
+        case "array":
+            return tensors[value["name"]].numpy()
+        case "generator":
+            state = _rebuild(value["state"], tensors)
+            kind = getattr(np.random, str(state["bit_generator"]), None)
+            if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
+                raise KeyError(f"unknown generator {state['bit_generator']}")
+            bits = kind()
+            bits.state = state
+            return np.random.Generator(bits)
+        case "torch-generator":
+            made = torch.Generator()
+            made.set_state(_rebuild(value["state"], tensors))
+            return made
+        case "tuple":
+            return tuple(_rebuild(item, tensors) for item in value["items"])
+        case "dict":
+            return {key: _rebuild(item, tensors) for key, item in value["pairs"]}
+        case other:
+            raise KeyError(f"unknown kind {other!r}")

@@ -1,0 +1,1 @@
+"""Small standard networks that several rooms train."""
