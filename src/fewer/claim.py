@@ -182,10 +182,8 @@ def _compare(metric: str, entry: Entry, than: Entry | float, by: float, sign: in
     mine = evidence.values(metric, entry)
     other = np.full_like(mine, than) if isinstance(than, int | float) else evidence.values(metric, than)
     difference = paired_difference(mine, other)
-    if sign > 0:
-        verdict = _side(difference.low, difference.high, by)
-    else:
-        verdict = _side(-difference.high, -difference.low, by)
+    low, high = (difference.low, difference.high) if sign > 0 else (-difference.high, -difference.low)
+    verdict = _side(low, high, by)
     return Judgement("", verdict, difference.estimate, difference.low, difference.high)
 
 
