@@ -31,7 +31,6 @@ _HOMES = {
     "find": "fewer.search",
     "loop": "fewer.compose",
     "papers": "fewer.catalogue",
-    "race": "fewer.race",
     "show": "fewer.catalogue",
     "task": "fewer.compose",
 }
@@ -50,7 +49,6 @@ __all__ = [
     "find",
     "loop",
     "papers",
-    "race",
     "show",
     "task",
 ]
@@ -63,7 +61,6 @@ if TYPE_CHECKING:
     from fewer.core.errors import Diverged, FewerError
     from fewer.core.loop import Loop, Stage, Stages, Task
     from fewer.core.spec import Call
-    from fewer.race import race
     from fewer.search import find
 
 

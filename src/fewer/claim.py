@@ -8,6 +8,7 @@ carries a digest, so that a file edited by hand is not taken for a result.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +28,9 @@ from fewer.core.curve import Curve
 from fewer.core.errors import FewerError, nearest
 from fewer.core.files import fingerprint, write_atomically
 from fewer.core.stats import paired_difference, paired_ratio
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Verdict = Literal["holds", "does not hold", "unclear"]
 Measures = Mapping[str, Mapping[str, float]]
@@ -304,7 +308,7 @@ def evaluate(
     *,
     tiny: bool = False,
     workers: int | None = None,
-    on_event: Callable[[Any], None] | None = None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Measure a claim and judge it.  Nothing is read from earlier results.
 
@@ -318,8 +322,8 @@ def evaluate(
         The tiny form.
     workers : int, optional
         Processes; by default one a core.  With 0, everything runs in this process.
-    on_event : callable, optional
-        Told of the progress (see :func:`fewer.race.run.race`).
+    console : rich Console, optional
+        Where to show the progress of a race.
 
     Returns
     -------
@@ -339,7 +343,7 @@ def evaluate(
     if claim.measure is not None:
         evidence = Evidence(measures=_measure_all(claim.measure, chosen, tiny, workers))
     else:
-        evidence, metric, unit = _race_all(claim, chosen, workers, on_event)
+        evidence, metric, unit = _race_all(claim, chosen, workers, console)
         described |= {"metric": metric, "unit": unit}
     answers = judge(claim, evidence)
     import torch
@@ -368,7 +372,7 @@ def evaluate(
 
 
 def _race_all(
-    claim: Claim, seeds: list[int], workers: int | None, on_event: Callable[[Any], None] | None
+    claim: Claim, seeds: list[int], workers: int | None, console: Console | None
 ) -> tuple[Evidence, str, str]:
     from fewer import compose
 
@@ -379,12 +383,12 @@ def _race_all(
             label: [Curve(tuple(loop.run(task, claim.budget, seed))) for seed in seeds] for label, loop in loops.items()
         }
         return Evidence(curves=curves), task.metric, next(iter(loops.values())).unit
-    from fewer.race.engine import LocalEngine
-    from fewer.race.run import race
+    from fewer.race import LocalEngine, race
+    from fewer.race.progress import Progress
 
-    outcome = race(
-        claim.task, claim.entries, claim.budget, seeds, engine=LocalEngine(workers), store=":memory:", on_event=on_event
-    )
+    with LocalEngine(workers) as engine, contextlib.ExitStack() as shown:
+        watch = None if console is None else shown.enter_context(Progress(console, claim.budget))
+        outcome = race(claim.task, claim.entries, claim.budget, seeds, engine=engine, store=":memory:", on_event=watch)
     if outcome.failed:
         first = outcome.failed[0]
         raise FewerError(
@@ -435,9 +439,24 @@ def of_paper(slug: str) -> tuple[Claim, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def measure_paper(slug: str, seeds: Sequence[int] | None = None, **options: Any) -> dict[str, Any]:
-    """Measure all claims of a paper (see :func:`evaluate`), as one result."""
-    results = [evaluate(claim, seeds, **options) for claim in of_paper(slug)]
+def measure_paper(slug: str, seeds: int | None = None, first_seed: int = 0, **options: Any) -> dict[str, Any]:
+    """Measure all claims of a paper, as one result.
+
+    Parameters
+    ----------
+    slug : str
+        The paper.
+    seeds : int, optional
+        How many; by default each claim's own number (its tiny form's, if ``tiny``).
+    first_seed : int, default 0
+        The first of them.
+    **options
+        For :func:`evaluate`.
+    """
+    results = []
+    for claim in of_paper(slug):
+        count = seeds or (claim.tiny.seeds if options.get("tiny") else claim.seeds)
+        results.append(evaluate(claim, range(first_seed, first_seed + count), **options))
     return {"paper": slug, "verdict": overall([result["verdict"] for result in results]), "claims": results}
 
 
