@@ -377,6 +377,7 @@ def test_probability_of_improvement_interval_agrees_with_the_peer(rliable: Any) 
 def test_winning_everything_is_no_certainty() -> None:
     five = probability_of_improvement(np.arange(5) + 10, np.arange(5))
     assert ends(five) == pytest.approx([1.0, 0.025 ** (1 / 5), 1.0])
+    assert probability_of_improvement(np.arange(5), np.arange(5) + 10).high == pytest.approx(1 - 0.025 ** (1 / 5))
     # the bound is exact: an a that wins with this probability, and else loses to all, wins five times in five at 2.5 %
     assert five.low**5 == pytest.approx(0.025)
     assert probability_of_improvement([1.0], [0.0]).low == pytest.approx(0.025)
@@ -392,7 +393,7 @@ def test_winning_everything_is_no_certainty() -> None:
     [
         (lambda: bootstrap([]), r"shape \(0,\) were given"),
         (lambda: iqm([[]]), r"shape \(1, 0\)"),
-        (lambda: bootstrap(3.0), r"shape \(\) were given; give \(runs,\) or \(runs, tasks\)"),
+        (lambda: bootstrap(np.array(3.0)), r"shape \(\) were given; give \(runs,\) or \(runs, tasks\)"),
         (lambda: bootstrap(np.zeros((2, 2, 2))), r"shape \(2, 2, 2\)"),
         (lambda: bootstrap([[0.1, 0.2], [0.3]]), "no array of numbers"),
         (lambda: bootstrap(["a", "b"]), "no array of numbers"),
@@ -400,7 +401,7 @@ def test_winning_everything_is_no_certainty() -> None:
         (lambda: mean_interval([0.1, 0.2, -math.inf]), "run 2 on task 0 is -inf"),
         (lambda: iqm([math.nan]), "iqm: the score of run 0"),
         (lambda: bootstrap([0.1, 0.2], np.mean), r"made shape \(\) of one resample of shape \(1, 2, 1\)"),
-        (lambda: bootstrap([0.1, 0.2], level=95), "level 95"),
+        (lambda: bootstrap([0.1, 0.2], level=95.0), "level 95"),
         (lambda: bootstrap([0.1, 0.2], resamples=0), "from 0 resamples"),
         (lambda: mean_interval(np.zeros((3, 2))), r"one number per run, but shape \(3, 2\)"),
         (lambda: paired_difference([1, 2, 3], [1, 2]), r"shapes \(3,\) and \(2,\) do not pair"),
