@@ -490,7 +490,7 @@ def load_results(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
             digest = result.pop("digest")
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, KeyError) as error:
             raise FewerError(f"{path} was not written by 'fewer claim --save'; remove it and measure again") from error
         if digest != _digest(result):
             raise FewerError(f"{path} was changed since 'fewer claim --save' wrote it; measure again")

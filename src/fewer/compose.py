@@ -156,18 +156,20 @@ def _called(make: Any, call: Call) -> Any:
 
 
 def _arguments(home: type[Loop[Any, Any]], call: Call) -> dict[str, Any]:
-    """The numbers of a loop that may be set by name: its fields whose default is a number or a truth value."""
-    numbers = {
-        field.name
+    """The numbers of a loop that may be set by name: its fields whose default is a number, a truth value or a text."""
+    defaults = {
+        field.name: field.default
         for field in dataclasses.fields(home)
-        if field.default is not dataclasses.MISSING and (isinstance(field.default, bool | int | float | str))
+        if field.default is not dataclasses.MISSING and isinstance(field.default, bool | int | float | str)
     }
-    optional = {field.name for field in dataclasses.fields(home) if field.metadata.get("setting")}
-    allowed = numbers | optional
-    wrong = [name for name in call.named if name not in allowed]
+    wrong = [name for name in call.named if name not in defaults]
     if call.positional or wrong:
         given = wrong[0] if wrong else repr(call.positional[0])
-        raise FewerError(f"{call.name} cannot be given {given}; it takes {', '.join(sorted(allowed))} by name")
+        raise FewerError(f"{call.name} cannot be given {given}; it takes {', '.join(sorted(defaults))} by name")
+    for name, value in call.named.items():
+        kind = type(defaults[name])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise FewerError(f"{call.name}: {name} is {value!r}; give a value like {defaults[name]!r}")
     return dict(call.named)
 
 

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+
+from fewer import catalogue, compose
+from fewer.core.errors import FewerError
+from fewer.core.loop import Loop
+from fewer.data.loop import Supervised
+from fewer.labels.learners import Network
+from fewer.labels.loop import ActiveLearning
+from fewer.labels.queries import KCentre, Margin, Random
+
+
+def test_fillings_go_into_their_slots_and_the_rest_keeps_the_baseline():
+    made = compose.loop("k-centre(metric='cosine') + mlp(steps=7)")
+    assert isinstance(made, ActiveLearning)
+    assert made.query == KCentre("cosine")
+    assert isinstance(made.learner, Network)
+    assert made.learner.steps == 7
+    assert made.pseudo is None
+
+
+def test_a_loop_is_named_to_set_its_numbers():
+    made = compose.loop("margin + active-learning(per_round=3, balanced=True)")
+    assert (made.query, made.per_round, made.balanced) == (Margin(), 3, True)
+    assert compose.loop("active-learning").query == Random()
+    assert isinstance(compose.loop("supervised(epochs=3)"), Supervised)
+
+
+def test_the_order_does_not_matter():
+    assert compose.loop("mlp + margin") == compose.loop("margin + mlp")
+
+
+@pytest.mark.parametrize("name", [name for kind in ("loop", "filling") for name in catalogue.parts(kind)])
+def test_every_part_composes_by_its_bare_name(name):
+    made = compose.loop(name)
+    assert isinstance(made, Loop)
+    part = catalogue.parts("loop").get(name) or catalogue.parts("filling")[name]
+    assert type(made) is catalogue.resolve(part.loop or part.make)
+    assert all(getattr(made, slot) is not None for slot in part.slots)
+
+
+@pytest.mark.parametrize("slug", [slug for slug, paper in catalogue.papers().items() if paper.loop])
+def test_every_paper_of_a_loop_composes(slug):
+    paper = catalogue.papers()[slug]
+    assert type(compose.loop(slug)) is catalogue.resolve(paper.loop)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("margin + k-centre", "margin and k-centre both fill the slot query of active-learning; keep one of them"),
+        ("margin + margin", "margin and margin both fill the slot query"),
+        ("margn", r"unknown name 'margn'; did you mean margin"),
+        ("margin + sgd", r"different loops and cannot be joined: margin \(active-learning\), sgd \(supervised\)"),
+        ("active-learning + supervised", "different loops"),
+        ("active-learning + active-learning", "the loop active-learning is named twice"),
+        ("margin(x=1)", r"margin\(x=1\) does not fit; margin takes \(\)"),
+        ("mlp(1, 2, 3, 4, 5)", r"mlp takes \(hidden=\(128, 64\), dropout=0.0"),
+        ("mlp(hidden=3)", r"mlp\(hidden=3\): "),
+        ("active-learning(query=3)", "active-learning cannot be given query; it takes balanced, growth, initial"),
+        ("active-learning(3)", "active-learning cannot be given 3"),
+        ("active-learning(initial=0)", "initial and per_round must be at least 1"),
+        ("active-learning(initial='a')", "initial is 'a'; give a value like 10"),
+        ("spr", "spr is planned and not there yet"),
+    ],
+)
+def test_what_cannot_be_composed_is_one_clear_line(spec, message):
+    with pytest.raises(FewerError, match=message):
+        compose.loop(spec)
+
+
+def test_tasks():
+    assert compose.task("digits").name == "digits"
+    with pytest.raises(FewerError, match="unknown task 'digts'; did you mean digits"):
+        compose.task("digts")
+    with pytest.raises(FewerError, match=r"digits takes \("):
+        compose.task("digits(nothing=1)")
+    with pytest.raises(FewerError, match="one name was expected"):
+        compose.task("digits + mnist5k")
