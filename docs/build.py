@@ -1,0 +1,44 @@
+"""Write the pages that are made from results: the speed table and the board, which is the front page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fewer import board, catalogue
+from fewer.claim import load_results
+from fewer.core.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+
+
+def speed() -> str:
+    """The measured speeds as Markdown."""
+    lines = [
+        "# Speed",
+        "",
+        "Each row was measured against the named peer on the same work in one run, by `make bench`. The limit is what",
+        "the machine itself sets. All numbers are medians, on the machine named above each table.",
+        "",
+    ]
+    for path in sorted((ROOT / "results" / "bench").glob("*.json")):
+        result = json.loads(path.read_text())
+        lines += [f"## {result['title'][0].upper()}{result['title'][1:]}", ""]
+        lines += [f"{result['machine']}, {result['threads']} threads, torch {result['torch']}, {result['date']}.", ""]
+        lines += ["| what | ours | peer | times | limit |", "|---|---:|---:|---:|---:|"]
+        for row in result["rows"]:
+            peer = f"{row['peer']:.3g} {row['unit']} ({row['peer_name']})" if row.get("peer") is not None else ""
+            times = f"{row['ratio']:.1f}" if row.get("ratio") is not None else ""
+            limit = row.get("limit")
+            shown = f"{limit:.3g} {row['unit']}" if isinstance(limit, int | float) else str(limit or "")
+            if row.get("limit_is"):
+                shown += f" ({row['limit_is']})"
+            lines.append(f"| {row['what']} | {row['ours']:.3g} {row['unit']} | {peer} | {times} | {shown} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    write_atomically(ROOT / "docs" / "speed.md", speed().encode())
+    results = load_results(ROOT / "results" / "claims")
+    board.write_site(ROOT / "site", catalogue.papers(), results, guide="docs/index.html")
