@@ -38,7 +38,26 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def working_papers() -> str:
+    """The papers that work with their verdicts, as the README shows them."""
+    results = load_results(ROOT / "results" / "claims")
+    lines = ["| paper | short of | what it does | its claim here |", "|---|---|---|---|"]
+    for slug, paper in catalogue.papers().items():
+        if paper.fills:
+            title = f"[`{slug}`](https://arxiv.org/abs/{paper.arxiv})"
+            lines.append(f"| {title} | {paper.short_of} | {paper.idea} | {board.verdict(paper, results)} |")
+    return "\n".join(lines)
+
+
+def with_papers(readme: str) -> str:
+    """The README with its table made anew."""
+    head, _, rest = readme.partition("<!-- board -->")
+    _, _, tail = rest.partition("<!-- /board -->")
+    return f"{head}<!-- board -->\n{working_papers()}\n<!-- /board -->{tail}"
+
+
 if __name__ == "__main__":
+    write_atomically(ROOT / "README.md", with_papers((ROOT / "README.md").read_text(encoding="utf-8")).encode())
     write_atomically(ROOT / "docs" / "speed.md", speed().encode())
     results = load_results(ROOT / "results" / "claims")
     board.write_site(ROOT / "site", catalogue.papers(), results, guide="docs/index.html")
