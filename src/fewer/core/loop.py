@@ -235,7 +235,7 @@ class Loop(ABC, Generic[T, S]):
         return Learned(Curve(points), self.result(box["state"]), box["state"].ledger)
 
     def _points(self, task: T, budget: int, seed: int, checkpoint: Path | None, box: dict[str, S]) -> Iterator[Point]:
-        with _own_randomness(seed, "start"):
+        with own_randomness(seed, "start"):
             state = self.start(task, budget, seed)
         box["state"] = state
         points: list[Point] = []
@@ -250,7 +250,7 @@ class Loop(ABC, Generic[T, S]):
         seconds = points[-1].extras.get("seconds", 0.0) if points else 0.0
         while state.ledger.spent < budget and not state.exhausted:
             began = time.perf_counter()
-            with _own_randomness(seed, "advance", state.points):
+            with own_randomness(seed, "advance", state.points):
                 point = self.advance(state)
             seconds += time.perf_counter() - began
             self._judge(point, points[-1].spent if points else 0, budget)
@@ -271,7 +271,7 @@ class Loop(ABC, Generic[T, S]):
 
 
 @contextlib.contextmanager
-def _own_randomness(seed: int, *names: str | int) -> Iterator[None]:
+def own_randomness(seed: int, *names: str | int) -> Iterator[None]:
     """Give a step its own global random streams, and the caller's back afterwards.
 
     Third-party code (dropout, weight initialisation, scikit-learn) draws from the global

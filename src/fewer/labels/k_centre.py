@@ -89,6 +89,9 @@ def k_centre_greedy(
     if points.ndim != 2 or (centres is not None and centres.shape[1:] != points.shape[1:]):
         shape = None if centres is None else centres.shape
         raise FewerError(f"k-centre: points {points.shape} and centres {shape} must be two tables of equal width")
+    if centres is not None and not np.isfinite(centres).all():
+        bad = int(np.flatnonzero(~np.isfinite(centres).all(axis=1))[0])
+        raise FewerError(f"k-centre: centre {bad} holds NaN or infinity; fill or drop it")
     pool = _Pool(points, rows if candidates is not None else None, metric)
     chosen: list[int] = []
     nearest = torch.full((len(rows),), torch.inf)
@@ -159,7 +162,7 @@ class _Pool:
 
     def prepare(self, vectors: np.ndarray) -> torch.Tensor:
         """Bring vectors from outside into the pool's coordinates."""
-        return self._moved(torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32)))
+        return self._moved(torch.from_numpy(np.require(vectors, dtype=np.float32, requirements=["C", "W"])))
 
     def take(self, positions: torch.Tensor) -> torch.Tensor:
         """Give some rows of the pool."""

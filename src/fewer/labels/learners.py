@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,10 @@ from fewer.core.errors import FewerError
 from fewer.core.seeding import torch_generator
 from fewer.labels.loop import Examples, Model, Round
 from fewer.models.classifier import MLP, Architecture, Classifier
+
+
+BLOCK = 65_536
+"""Rows that are predicted at a time, so that a pool may be a memory map larger than memory."""
 
 
 def flat(x: Shaped[np.ndarray, "rows ..."]) -> Float[np.ndarray, "rows features"]:
@@ -52,7 +57,9 @@ class FittedEstimator:
     def predict_proba(self, x: Shaped[np.ndarray, "rows ..."]) -> Float[np.ndarray, "rows classes"]:
         """Probabilities of all classes; those without an example get 0."""
         full = np.zeros((len(x), self.classes), dtype=np.float32)
-        full[:, self.estimator.classes_] = self.estimator.predict_proba(flat(x))
+        for start in range(0, len(x), BLOCK):
+            part = self.estimator.predict_proba(flat(x[start : start + BLOCK]))
+            full[start : start + BLOCK, self.estimator.classes_] = part
         return full
 
     def embed(self, x: Shaped[np.ndarray, "rows ..."]) -> Float[np.ndarray, "rows features"]:
@@ -145,13 +152,34 @@ class FittedNetwork:
         """The backbone's output."""
         return self._blocks(x, self.network.features)
 
+    def sample_proba(
+        self, x: Shaped[np.ndarray, "rows ..."], passes: int, seed: int
+    ) -> Float[np.ndarray, "passes rows classes"]:
+        """Softmax of the logits in several passes with dropout left on.
+
+        Raises
+        ------
+        FewerError
+            If the network has no dropout.
+        """
+
+        def predict(part: Tensor) -> Tensor:
+            leave_dropout_on(self.network)  # _blocks has just switched it off
+            return self.network(part).softmax(dim=1)
+
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed)
+            return np.stack([self._blocks(x, predict) for _ in range(passes)])
+
     def _blocks(self, x: np.ndarray, function: Any) -> np.ndarray:
         where = next(self.network.parameters()).device
         self.network.eval()
         with torch.inference_mode():
             parts = [
                 function(
-                    torch.from_numpy(np.ascontiguousarray(x[i : i + self.block], dtype=np.float32)).to(where)
+                    torch.from_numpy(np.require(x[i : i + self.block], dtype=np.float32, requirements=["C", "W"])).to(
+                        where
+                    )
                 ).cpu()
                 for i in range(0, max(len(x), 1), self.block)
             ]
@@ -190,23 +218,20 @@ class Network:
         _cannot_distil(round, "mlp")
         if not len(examples):
             raise FewerError("a network cannot be fitted to no examples; buy labels first")
+        if round.x.dtype == object:
+            raise FewerError("mlp needs numbers and the rows are texts; give features, or use a text learner")
         where = device()
         network = self.begin(round, start).to(where)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self.ramp)
         x = torch.from_numpy(np.ascontiguousarray(round.x[examples.rows], dtype=np.float32)).to(where)
-        target = torch.from_numpy(examples.target).to(where)
-        weight = torch.from_numpy(examples.weight).to(where)
-        weight = weight / weight.mean()
+        # a weighted target has the weighted loss
+        target = torch.from_numpy(examples.target * (examples.weight / examples.weight.mean())[:, None]).to(where)
         draws = torch_generator(round.seed, "network", round.index, int(start is not None))
-        network.train()
-        for _ in range(self.steps):
-            pick = torch.randint(len(x), (min(self.batch, len(x)),), generator=draws).to(where)
-            loss = (soft_cross_entropy(network(x[pick]), target[pick]) * weight[pick]).mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+        picks = torch.randint(len(x), (self.steps, min(self.batch, len(x))), generator=draws).to(where)
+
+        def loss(step: int) -> Tensor:
+            return soft_cross_entropy(network(x[picks[step]]), target[picks[step]]).mean()
+
+        descend(network, loss, self.steps, self.lr, self.weight_decay, self.warm_up)
         return FittedNetwork(network)
 
     def begin(self, round: Round, start: Model | None) -> Classifier:
@@ -218,10 +243,54 @@ class Network:
             network.load_state_dict(start.network.state_dict())
         return network
 
-    def ramp(self, step: int) -> float:
-        """Learning rate at a step, as a share of the peak: up linearly, then down to 0 linearly."""
-        rise = max(1, math.ceil(self.warm_up * self.steps))
-        return min((step + 1) / rise, max(0.0, (self.steps - step) / max(1, self.steps - rise)))
+
+def descend(
+    network: nn.Module,
+    loss: Callable[[int], Tensor],
+    steps: int,
+    lr: float,
+    weight_decay: float = 0.01,
+    warm_up: float = 0.1,
+) -> Tensor:
+    """Train a network by AdamW, the learning rate rising from 0 and falling to 0 linearly.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Left in training mode.
+    loss : callable
+        ``loss(step)`` gives the loss of a step as a scalar tensor.
+    steps, lr, weight_decay, warm_up
+        As in :class:`Network`.
+
+    Returns
+    -------
+    float tensor ()
+        The last loss.
+    """
+    optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+    (group,) = optimiser.param_groups
+    last = torch.zeros(())
+    network.train()
+    for step in range(steps):
+        group["lr"] = lr * ramp(step, steps, warm_up)
+        optimiser.zero_grad()
+        last = loss(step)
+        last.backward()
+        optimiser.step()
+    return last.detach()
+
+
+def ramp(step: int, steps: int, warm_up: float = 0.1) -> float:
+    """Learning rate at a step, as a share of the peak: up linearly, then down to 0 linearly.
+
+    Examples
+    --------
+    >>> [ramp(step, steps=4, warm_up=0.5) for step in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    rise = max(1, math.ceil(warm_up * steps))
+    return min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
 
 
 def mlp(hidden: tuple[int, ...] = (128, 64), dropout: float = 0.0, steps: int = 150, lr: float = 3e-3) -> Network:
@@ -233,7 +302,7 @@ def soft_cross_entropy(
     logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, " batch"]:
     """Cross-entropy of each row with a distribution as its target; not reduced."""
-    return -(target * nn.functional.log_softmax(logits, dim=1)).sum(dim=1)
+    return nn.functional.cross_entropy(logits, target, reduction="none")
 
 
 def boosting() -> Estimator:
@@ -255,3 +324,18 @@ def tree() -> Estimator:
     from sklearn.tree import DecisionTreeClassifier
 
     return Estimator(DecisionTreeClassifier())
+
+
+def leave_dropout_on(network: nn.Module) -> None:
+    """Let an evaluated network drop units as in training, and leave everything else as it is.
+
+    Raises
+    ------
+    FewerError
+        If it drops none.
+    """
+    found = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    if not found:
+        raise FewerError("predictions with dropout were asked for and the learner drops nothing; try mlp(dropout=0.2)")
+    for module in found:
+        module.train()

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int, Shaped
 from fewer.core.curve import Point
 from fewer.core.errors import FewerError
 from fewer.core.ledger import Ledger
-from fewer.core.loop import Loop, State
+from fewer.core.loop import Loop, State, own_randomness
 from fewer.core.seeding import generator
 from fewer.tasks.classification import Classification, Split
 
@@ -369,14 +369,16 @@ class ActiveLearning(Loop[Classification, LabelState]):
         state.pending = np.zeros(0, dtype=np.int64)
         self._buy_weak(state, weak)
         round = self._fit(state)
-        point = self._measure(state, round)
-        self._ask(state, round)
-        return point
+        self._ask(state, round)  # before the point is made, so that what the query reports is in it
+        return self._measure(state, round)
 
     def result(self, state: LabelState) -> Model:
         """The model of the last round."""
-        if state.model is None:
-            self._fit(state)  # a resumed run has the labels but not the model; fitting again gives the same one
+        if state.model is None:  # a resumed run has the labels and not the model; fitted alike, it is the same one
+            state.points -= 1
+            with own_randomness(state.seed, "advance", state.points):
+                self._fit(state)
+            state.points += 1
         assert state.model is not None
         return state.model
 

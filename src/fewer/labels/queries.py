@@ -27,22 +27,25 @@ def blocks(rows: Int[np.ndarray, " rows"], size: int = BLOCK) -> Iterator[Int[np
         yield rows[start : start + size]
 
 
-def check_probabilities(probabilities: Float[np.ndarray, "rows classes"], first: int = 0) -> None:
+def check_probabilities(
+    probabilities: Float[np.ndarray, "rows classes"], rows: Int[np.ndarray, " rows"] | None = None
+) -> None:
     """Refuse rows that are not distributions (tolerance 1e-3), naming the first of them.
 
     Parameters
     ----------
     probabilities : float array (rows, classes)
         Each line should be non-negative and sum to one.
-    first : int, default 0
-        The number of the first row, for the message.
+    rows : int array (rows,), optional
+        Their numbers, for the message; by default they are counted.
     """
     wrong = ~(np.isfinite(probabilities).all(axis=1) & (probabilities >= -1e-6).all(axis=1))
     wrong |= ~(np.abs(probabilities.sum(axis=1) - 1) <= 1e-3)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
+        number = row if rows is None else rows[row]
         raise FewerError(
-            f"row {first + row} is not a probability distribution (it sums to {probabilities[row].sum():.4g}); "
+            f"row {number} is not a probability distribution (it sums to {probabilities[row].sum():.4g}); "
             "give softmax outputs, one column a class"
         )
 
@@ -86,7 +89,7 @@ def _most_uncertain(round: Round, count: int, score: Callable[[np.ndarray], np.n
     done = 0
     for rows in blocks(round.unlabelled):
         part = probabilities[rows]
-        check_probabilities(part, int(rows[0]))
+        check_probabilities(part, rows)
         scores[done : done + len(rows)] = score(part)
         done += len(rows)
     return round.unlabelled[highest(scores, count)]
@@ -192,7 +195,7 @@ class BADGE:
         size = np.empty(len(rows))
         done = 0
         for part in blocks(rows):
-            check_probabilities(residual[part], int(part[0]))
+            check_probabilities(residual[part], part)
             r, h = _residual(residual[part]), features[part]
             size[done : done + len(part)] = (r * r).sum(axis=1) * (h * h).sum(axis=1)
             done += len(part)
@@ -222,3 +225,40 @@ def _residual(probabilities: Float[np.ndarray, "rows classes"]) -> Float[np.ndar
     residual = np.array(probabilities)
     residual[np.arange(len(residual)), residual.argmax(axis=1)] -= 1
     return residual
+
+
+@dataclass(frozen=True)
+class ClassBalanced:
+    """Random rows, more of them from the predicted classes that have few labels so far.
+
+    The count is shared out over the classes that some unlabelled row is predicted to be, in proportion to 1 / (labels
+    so far + 1); what rounding leaves goes to the classes with the fewest labels, and what a class cannot give is drawn
+    from all the other rows.
+
+    References
+    ----------
+    The baseline of this name in S. Kang et al., arXiv:2506.00910.
+    """
+
+    def choose(self, round: Round, count: int) -> Int[np.ndarray, " count"]:
+        """Draw rows class by class."""
+        probabilities = round.probabilities
+        predicted = np.empty(len(probabilities), dtype=np.int64)
+        for rows in blocks(np.arange(len(probabilities))):
+            part = probabilities[rows]
+            check_probabilities(part, rows)
+            predicted[rows] = part.argmax(axis=1)
+        predicted = predicted[round.unlabelled]
+        present = np.unique(predicted)
+        labels = np.bincount(round.labels, minlength=probabilities.shape[1])[present]
+        share = count / (labels + 1) / (1 / (labels + 1)).sum()
+        quota = np.floor(share + 1e-9).astype(np.int64)  # 3 x 1/3 is to be 1
+        quota[np.argsort(labels, kind="stable")[: count - quota.sum()]] += 1
+        drawn = [
+            round.rng.permutation(np.flatnonzero(predicted == label))[:wanted]
+            for label, wanted in zip(present, quota, strict=True)
+        ]
+        chosen = np.concatenate(drawn)
+        rest = np.setdiff1d(np.arange(len(predicted)), chosen)
+        more = round.rng.choice(rest, size=count - len(chosen), replace=False)
+        return round.unlabelled[np.concatenate([chosen, more])]
