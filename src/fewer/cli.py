@@ -226,6 +226,47 @@ def _writable(*paths: Path | None) -> None:
             raise FewerError(f"cannot write {path}; choose a file in a folder that is yours")
 
 
+@app.command()
+def select(
+    pool: Annotated[Path | None, typer.Argument(help="CSV, Parquet, NPZ or NPY of features or probabilities.")] = None,
+    method: Annotated[str | None, typer.Option("--method", "-m", help="How to choose: margin, pcoreset …")] = None,
+    keep: Annotated[int, typer.Option("--keep", "-k", help="How many rows.")] = 100,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write them.")] = Path("chosen.csv"),
+    features: Annotated[str | None, typer.Option("--features", help='Feature columns, "f_*,age".')] = None,
+    probabilities: Annotated[str | None, typer.Option("--probabilities", help='Class probabilities, "p_*".')] = None,
+    label: Annotated[str, typer.Option("--label", help="The column of labels, blank where unknown.")] = "label",
+    seed: Annotated[int, typer.Option("--seed", help="For whatever is random.")] = 0,
+    state: Annotated[Path | None, typer.Option("--state", help="Remembers the rounds of an annotation.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="The last table, with its labels filled in.")] = None,
+) -> None:
+    """Choose the rows of your own pool to label or keep, once or round by round."""
+    from fewer.labels.selection import select as choose
+
+    _writable(output, state)
+    made = choose(
+        pool,
+        method,
+        keep,
+        output,
+        features=features,
+        probabilities=probabilities,
+        label=label,
+        seed=seed,
+        state=state,
+        labels=labels,
+    )
+    out = _out()
+    out.print(f"{len(made.rows)} of {made.pool} rows in {output}, {made.by}", highlight=False, markup=False)
+    if state is not None:
+        out.print(
+            f"{made.labelled} rows have labels, {made.left} are left. Fill in the column {label!r}, then: "
+            f"fewer select --state {state} --labels {output} --keep {keep} -o {output.with_stem(output.stem + '-next')}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 # --- claims ------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,6 @@ from fewer.core.seeding import torch_generator
 from fewer.labels.loop import Examples, Model, Round
 from fewer.models.classifier import MLP, Architecture, Classifier
 
-
 BLOCK = 65_536
 """Rows that are predicted at a time, so that a pool may be a memory map larger than memory."""
 

@@ -1,15 +1,13 @@
-"""A user's pool on disk, as arrays: CSV, Parquet, NPZ or NPY, also when it is larger than memory.
+"""A user's pool on disk as arrays, also when it is larger than memory: CSV, Parquet, NPZ or NPY.
 
-Tables are read a batch at a time and their numbers laid down as float32 in a temporary file, which
-is then mapped into memory: a strategy may go through it as often as it likes.  What else is in the
-table (names, texts, dates) stays in the user's file, and is fetched for the chosen rows alone.
+The numbers are laid down as float32 in temporary files without a name, which the system takes away
+whatever happens, and are mapped into memory: a strategy may go through them as often as it likes.
+What else is in the pool (names, texts, dates) stays there, and is fetched for the chosen rows.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from fewer.core.errors import FewerError, nearest
-
-BATCH = 65_536
-"""Rows read at a time."""
+from fewer.labels.on_disk import OnDisk, parts
+from fewer.labels.pool_arrays import array_codes, as_rows, mapped
+from fewer.labels.pool_columns import (
+    Columns,
+    choose_columns,
+    first_word,
+    is_number,
+    is_vector,
+    label_codes,
+    numbers,
+)
+from fewer.labels.pool_tables import TableFile, reading
+from fewer.labels.queries import check_probabilities
 
 FORMATS = (".csv", ".parquet", ".npz", ".npy")
-_NUMPY_FEATURES, _NUMPY_PROBABILITIES = ("features", "x", "X"), ("probabilities", "p", "proba")
+FEATURES, PROBABILITIES = ("features", "x", "X"), ("probabilities", "p", "proba")
+"""What the arrays of an NPZ file are usually called."""
 
 
 @dataclass(frozen=True)
@@ -36,262 +43,253 @@ class Pool:
 
     Parameters
     ----------
-    path : Path
-        The user's file.
+    source : TableFile or mapping of str to array
+        The user's file: a table, or arrays by name.
     rows : int
         How many there are.
-    features : float array (rows, features), optional
+    columns : Columns
+        What is used as what.
+    features : float array (rows, ...), optional
         A memory map.
     probabilities : float array (rows, classes), optional
         A memory map.
+    labels : int array (rows,)
+        Positions in ``names``; -1 where the row has no label.
+    names : tuple of str
+        The labels that occur.
     classes : tuple of str
-        Names of the probability columns, without the part they share; empty where there are none.
-    labels : dict of int to str
-        Row number to label, for the rows whose label column is not blank.
-    columns : tuple of str
-        All columns of a table; empty for NumPy files.
+        What the probabilities are probabilities of: the ends of the columns' names, or 0, 1, ... for an array.
     """
 
-    path: Path
+    source: TableFile | Mapping[str, np.ndarray]
     rows: int
-    features: Float[np.ndarray, "rows features"] | None
+    columns: Columns
+    features: Float[np.ndarray, "rows ..."] | None
     probabilities: Float[np.ndarray, "rows classes"] | None
+    labels: Int[np.ndarray, " rows"]
+    names: tuple[str, ...]
     classes: tuple[str, ...]
-    labels: dict[int, str]
-    columns: tuple[str, ...]
 
-    def take(self, rows: Sequence[int]) -> pa.Table:
-        """Fetch some rows with all their columns, in the order given."""
-        wanted = np.asarray(rows, dtype=np.int64)
-        if not self.columns:
-            return pa.table({"row": wanted})
-        order = np.argsort(wanted, kind="stable")
-        ascending = wanted[order]
-        parts, start = [], 0
-        for batch in _batches(self.path, None, {}):
-            inside = ascending[(ascending >= start) & (ascending < start + len(batch))] - start
-            if len(inside):
-                parts.append(pa.Table.from_batches([batch]).take(inside))
-            start += len(batch)
-        table = pa.concat_tables(parts) if parts else pa.table({name: [] for name in self.columns})
-        return table.take(np.argsort(order, kind="stable")) if len(wanted) else table
+    def take(self, rows: Int[np.ndarray, " rows"], typed: bool = False) -> pa.Table:
+        """Fetch some rows with all they have, in the order given.
+
+        Parameters
+        ----------
+        rows : int array (rows,)
+            Their numbers.
+        typed : bool, default False
+            Turn the columns of a CSV file, which are texts as they stand there, into what they stand for.
+
+        Returns
+        -------
+        pyarrow Table
+            Of NumPy files the arrays that have a row for each of the pool's; lists where they have more
+            dimensions than one.
+        """
+        if isinstance(self.source, TableFile):
+            with reading(self.source.path):
+                return self.source.take(rows, typed)
+        return _as_table(self.take_arrays(rows))
+
+    def take_arrays(self, rows: Int[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+        """Fetch some rows as arrays by name, in the order given: of a table, all features as one array."""
+        if isinstance(self.source, TableFile):
+            return _as_arrays(self.take(rows, typed=True), self.columns)
+        return {name: array[rows] for name, array in self.source.items() if array.shape[:1] == (self.rows,)}
 
 
 def open_pool(
-    path: Path, spool: Path, *, features: str | None = None, probabilities: str | None = None, label: str = "label"
+    path: Path, *, features: str | None = None, probabilities: str | None = None, label: str = "label"
 ) -> Pool:
-    """Open a user's pool.
+    r"""Open a user's pool.
 
     Parameters
     ----------
     path : Path
         A ``.csv``, ``.parquet``, ``.npz`` or ``.npy`` file.
-    spool : Path
-        An existing folder for the temporary arrays; the pool is usable as long as it is there.
     features : str, optional
-        Names or patterns of the feature columns, ``"f_*,age"``; by default all numeric columns that
-        are not probabilities, the label, or called ``id`` or ``row``.  In an NPZ, the array's name.
+        Names or patterns of the columns of features, ``"f_*,age"``; by default all columns of numbers,
+        or of lists of numbers of one length, that are nothing else and not called like an identifier
+        (``id``, ``user_id``, ``row`` ...).  In an NPZ file the name of the array, by default
+        ``features``, ``x`` or ``X``.
     probabilities : str, optional
-        Likewise for the class probabilities; by default ``"p_*"`` where there are such columns.
+        Likewise for class probabilities; by default the columns ``p_*``, if they are distributions.
+        In an NPZ file ``probabilities``, ``p`` or ``proba``; an NPY file holds probabilities if this
+        is given at all.
     label : str, default "label"
-        The column of labels, blank where unknown; it need not exist.
+        The column of labels, blank where there is none; it need not exist.  In an NPZ file -1 among
+        whole numbers is blank, as in scikit-learn.
 
     Returns
     -------
     Pool
+        Columns of numbers are centred and scaled by the pool, as in a race on a table; lists and
+        arrays are left as they are, except that bytes are divided by 255.
 
     Raises
     ------
     FewerError
-        If the file is missing, empty, damaged, of another format, or has a number that is missing,
-        infinite or no number (the row and the column are named).
+        If the file is missing, empty, damaged or of another format, or a number is missing, infinite
+        or no number, or a row of probabilities is no distribution (the row is named).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "pool.csv"
+    >>> _ = file.write_text("id,age,p_cat,p_dog,label\n7,31,0.5,0.5,\n8,45,0.9,0.1,cat\n")
+    >>> pool = open_pool(file)
+    >>> print(pool.columns)
+    features age; probabilities p_cat, p_dog; left out id
+    >>> pool.labels, pool.names, pool.classes
+    (array([-1,  0]), ('cat',), ('cat', 'dog'))
     """
+    if path.suffix.lower() not in FORMATS:
+        raise FewerError(f"cannot read {path}: a pool is a {', '.join(FORMATS)} file; save it as one of them")
     if not path.is_file():
-        raise FewerError(f"there is no file {path}; give a {', '.join(FORMATS)} file")
-    if path.suffix not in FORMATS:
-        raise FewerError(f"cannot read {path}: pools are {', '.join(FORMATS)} files; convert it to one of them")
-    try:
-        if path.suffix in (".npz", ".npy"):
-            return _open_numpy(path, spool, features, probabilities, label)
-        return _open_table(path, spool, features, probabilities, label)
-    except (pa.ArrowInvalid, OSError, zipfile.BadZipFile, ValueError, EOFError) as error:
-        if isinstance(error, FewerError):
-            raise
-        line = " ".join(str(error).split())
-        raise FewerError(f"cannot read {path}: {line}") from error
+        raise FewerError(f"there is no file {path}; give the path of the pool")
+    with reading(path):
+        if path.suffix.lower() in (".npz", ".npy"):
+            return _open_arrays(path, features, probabilities, label)
+        return _open_table(path, features, probabilities, label)
 
 
-# --- tables ------------------------------------------------------------------------------------
+# --- tables --------------------------------------------------------------------------------------
 
 
-def _open_table(path: Path, spool: Path, features: str | None, probabilities: str | None, label: str) -> Pool:
-    schema = _schema(path)
-    numeric = [field.name for field in schema if _is_number(field.type)]
-    chance = _matching(probabilities or "p_*", schema.names, numeric, path, needed=probabilities is not None)
-    others = [name for name in numeric if name not in (*chance, label, "id", "row", "rank")]
-    chosen = _matching(features, schema.names, numeric, path, needed=True) if features else others
-    if not chosen and not chance:
-        raise FewerError(f"{path} has no numeric column; name the columns with --features or --probabilities")
-    wanted = list(dict.fromkeys([*chosen, *chance, *([label] if label in schema.names else [])]))
-    labels: dict[int, str] = {}
+def _open_table(path: Path, features: str | None, probabilities: str | None, label: str) -> Pool:
+    table = TableFile.open(path)
+    columns = choose_columns(table, features, probabilities, label)
+    uses = [names for names in (columns.features, columns.probabilities) if names]
+    wanted = [*columns.features, *columns.probabilities]
+    files = {names: OnDisk() for names in uses}
+    known: dict[str, int] = {}
+    codes: list[np.ndarray] = []
     rows = 0
-    files = {"features": (spool / "features.f32").open("wb"), "probabilities": (spool / "probabilities.f32").open("wb")}
     try:
-        for batch in _batches(path, wanted, dict.fromkeys([*chosen, *chance], pa.float64())):
-            for name, columns in (("features", chosen), ("probabilities", chance)):
-                if columns:
-                    files[name].write(_numbers(batch, columns, rows, path).tobytes())
-            if label in schema.names:
-                labels |= {rows + i: text for i, text in enumerate(_texts(batch.column(label))) if text}
-            rows += len(batch)
-    finally:
-        for file in files.values():
-            file.close()
-    if not rows:
-        raise FewerError(f"{path} has no rows; give a pool with at least one")
-    prefix = _shared_start(chance)
-    return Pool(
-        path,
-        rows,
-        _mapped(spool / "features.f32", rows, len(chosen)),
-        _mapped(spool / "probabilities.f32", rows, len(chance)),
-        tuple(name[len(prefix) :] for name in chance),
-        labels,
-        tuple(schema.names),
-    )
+        for first, batch in table.batches([columns.label] if columns.label else [], wanted):
+            for names in uses:
+                files[names].write(_block(batch, names, first, path))
+            if columns.label:
+                codes.append(label_codes(batch.column(columns.label), known))
+            rows = first + len(batch)
+    except pa.ArrowInvalid as error:
+        word = first_word(table, wanted) if table.separator else None  # only a second look tells where it is
+        if word is None:
+            raise
+        raise word from error
+    maps = {names: files[names].mapped() for names in uses}
+    x, chance = maps.get(columns.features), maps.get(columns.probabilities)
+    if x is not None:
+        _standardise(x, _single(table, columns.features))
+    if chance is not None:
+        _check(chance, path)
+    labels = np.concatenate(codes) if codes else np.full(rows, -1)
+    return Pool(table, rows, columns, x, chance, labels, tuple(known), columns.classes)
 
 
-def _schema(path: Path) -> pa.Schema:
-    if path.suffix == ".parquet":
-        return pa.parquet.ParquetFile(path).schema_arrow
-    if path.stat().st_size == 0:
-        raise FewerError(f"{path} is empty; give a table with a line of column names")
-    with pa.csv.open_csv(path) as reader:
-        return reader.schema
-
-
-def _batches(path: Path, columns: list[str] | None, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    if path.suffix == ".parquet":
-        yield from pa.parquet.ParquetFile(path).iter_batches(BATCH, columns=columns)
-        return
-    # a column whose first numbers are whole may hold fractions later, so the type is given where it is known
-    if columns is None:
-        types = {name: pa.string() for name in _schema(path).names} | types
-    # a missing number is NaN and refused later with its row; a missing text is a blank
-    options = pa.csv.ConvertOptions(column_types=types, include_columns=columns, strings_can_be_null=False)
-    with pa.csv.open_csv(path, convert_options=options) as reader:
-        yield from reader
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-
-
-def _matching(patterns: str | None, names: list[str], numeric: list[str], path: Path, needed: bool) -> list[str]:
-    found: list[str] = []
-    for pattern in (part.strip() for part in (patterns or "").split(",")):
-        hits = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
-        if needed and not hits:
-            raise FewerError(f"{path} has no column {pattern!r}; {nearest(pattern, names)}")
-        for name in hits:
-            if needed and name not in numeric:
-                raise FewerError(
-                    f"{path}: column {name!r} does not hold numbers; leave it out, or turn it into numbers"
-                )
-        found += [name for name in hits if name in numeric and name not in found]
-    return found
-
-
-def _numbers(batch: pa.RecordBatch, columns: list[str], first: int, path: Path) -> np.ndarray:
-    arrays = [pc.cast(batch.column(name), pa.float32()).to_numpy(zero_copy_only=False) for name in columns]
-    block = np.stack(arrays, axis=1).astype(np.float32, copy=False)
-    if not np.isfinite(block).all():
-        row, column = np.argwhere(~np.isfinite(block))[0]
-        raise FewerError(
-            f"{path}: row {first + row} has no finite number in column {columns[column]!r} "
-            f"({block[row, column]}); fill it or leave the column out"
-        )
-    return np.ascontiguousarray(block)
-
-
-def _texts(column: pa.Array) -> list[str]:
-    return ["" if value is None or value != value else str(value).strip() for value in column.to_pylist()]
-
-
-def _shared_start(names: Sequence[str]) -> str:
-    for pattern in ("p_", "prob_", "proba_"):
-        if names and all(name.startswith(pattern) for name in names):
-            return pattern
-    return ""
-
-
-# --- NumPy files -------------------------------------------------------------------------------
-
-
-def _open_numpy(path: Path, spool: Path, features: str | None, probabilities: str | None, label: str) -> Pool:
-    if path.suffix == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return _numpy_pool(path, None if probabilities else array, array if probabilities else None, {})
-    with zipfile.ZipFile(path) as archive:
-        known = [name.removesuffix(".npy") for name in archive.namelist()]
-        chosen = _array_name(features, _NUMPY_FEATURES, known, path)
-        chance = _array_name(probabilities, _NUMPY_PROBABILITIES, known, path)
-        if chosen is None and chance is None:
-            raise FewerError(f"{path} holds {', '.join(known)}; name the arrays with --features or --probabilities")
-        maps = [_spooled(archive, name, spool) if name else None for name in (chosen, chance)]
-        labels: dict[int, str] = {}
-        if label in known:
-            with archive.open(f"{label}.npy") as file:
-                values = np.lib.format.read_array(file, allow_pickle=False)
-            labels = {
-                i: str(value).strip() for i, value in enumerate(values) if str(value).strip() not in ("", "nan", "-1")
-            }
-    return _numpy_pool(path, *maps, labels)
-
-
-def _numpy_pool(path: Path, features: Any, probabilities: Any, labels: dict[int, str]) -> Pool:
-    for array in (features, probabilities):
-        if array is not None and (array.ndim != 2 or array.dtype.kind not in "fiu" or not len(array)):
+def _block(batch: pa.RecordBatch, names: Sequence[str], first: int, path: Path) -> Float[np.ndarray, "rows width"]:
+    columns = [numbers(batch.column(name), name) for name in names]
+    for name, column in zip(names, columns, strict=True):
+        bad = ~np.isfinite(column).all(axis=1)
+        if bad.any():
             raise FewerError(
-                f"{path}: a pool is a table of numbers, rows by columns; this is {array.shape} of {array.dtype}"
+                f"{path}: column {name!r} has no number, or none that is finite, in row {first + bad.argmax()} "
+                "(the first is 0); fill it, or name the columns to use with --features"
             )
-    lengths = {len(array) for array in (features, probabilities) if array is not None}
-    if len(lengths) > 1 or any(row >= max(lengths) for row in labels):
-        raise FewerError(f"{path}: the arrays differ in length; give one row of each to every item")
-    for array in (features, probabilities):
-        for start in range(0, len(array) if array is not None else 0, BATCH):
-            bad = np.flatnonzero(~np.isfinite(array[start : start + BATCH]).all(axis=1))
-            if len(bad):
-                raise FewerError(f"{path}: row {start + bad[0]} holds NaN or infinity; fill it or drop the row")
-    classes = tuple(map(str, range(probabilities.shape[1]))) if probabilities is not None else ()
-    return Pool(path, lengths.pop(), features, probabilities, classes, labels, ())
+    return np.concatenate(columns, axis=1)
 
 
-def _array_name(given: str | None, usual: tuple[str, ...], known: list[str], path: Path) -> str | None:
-    if given is not None and given not in known:
-        raise FewerError(f"{path} has no array {given!r}; {nearest(given, known)}")
-    return given or next((name for name in usual if name in known), None)
+def _single(table: TableFile, names: Sequence[str]) -> Bool[np.ndarray, " features"]:
+    """Mark the features that are a column of their own, and no part of a list."""
+    if not any(is_vector(table.schema.field(name).type) for name in names):
+        return np.ones(len(names), dtype=bool)
+    _, head = next(table.batches((), names))
+    columns = [head.column(name) for name in names]
+    return np.concatenate([np.full(numbers(each, "").shape[1], not is_vector(each.type)) for each in columns])
 
 
-def _spooled(archive: zipfile.ZipFile, name: str, spool: Path) -> np.ndarray:
-    """Lay down one array of an archive as float32, a part at a time."""
-    with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, kind = read_header(file)
-        if len(shape) != 2 or kind.kind not in "fiu" or fortran:
-            raise FewerError(f"{name}: a pool is a table of numbers, rows by columns; this is {shape} of {kind}")
-        width = shape[1] * kind.itemsize
-        with (spool / f"{name}.f32").open("wb") as target:
-            for start in range(0, shape[0], BATCH):
-                data = file.read(min(BATCH, shape[0] - start) * width)
-                target.write(np.frombuffer(data, dtype=kind).astype(np.float32).tobytes())
-    mapped = _mapped(spool / f"{name}.f32", shape[0], shape[1])
-    assert mapped is not None
-    return mapped
+def _standardise(x: Float[np.ndarray, "rows features"], single: Bool[np.ndarray, " features"]) -> None:
+    """Centre and scale the ``single`` columns in place."""
+    count, mean, moment = 0, np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for _, part in parts(x):  # means and sums of squares of two parts make those of both
+        shift = part.mean(axis=0, dtype=np.float64) - mean
+        moment += part.var(axis=0, dtype=np.float64) * len(part) + shift**2 * (count * len(part) / (count + len(part)))
+        count += len(part)
+        mean += shift * len(part) / count
+    deviation = np.sqrt(moment / count)
+    scale = np.where(single & (deviation > 0), deviation, 1)  # a constant column is only centred
+    for first, part in parts(x):
+        x[first : first + len(part)] = (part - np.where(single, mean, 0)) / scale
 
 
-def _mapped(path: Path, rows: int, columns: int) -> np.ndarray | None:
-    if not columns:
-        return None
-    return np.memmap(path, dtype=np.float32, mode="r", shape=(rows, columns))
+def _check(probabilities: Float[np.ndarray, "rows classes"], path: Path) -> None:
+    for first, part in parts(probabilities):
+        try:
+            check_probabilities(part, first)
+        except FewerError as error:
+            raise FewerError(f"{path}: {error}") from error
+
+
+def _as_arrays(table: pa.Table, columns: Columns) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for name in columns.others:
+        column: Any = table.column(name).combine_chunks()
+        if not pa.types.is_nested(column.type):
+            plain = is_number(column.type) and not column.null_count
+            texts = pa.array([]) if plain else pc.cast(column, pa.string()).fill_null("")
+            arrays[name] = column.to_numpy() if plain else np.array(texts.to_pylist(), dtype=str)
+    for use, names in (("features", columns.features), ("probabilities", columns.probabilities)):
+        if names:
+            arrays[use] = np.concatenate([numbers(table.column(n).combine_chunks(), n) for n in names], axis=1)
+    return arrays
+
+
+def _as_table(arrays: Mapping[str, np.ndarray]) -> pa.Table:
+    columns = {}
+    for name, array in arrays.items():
+        values = pa.array(np.ascontiguousarray(array).ravel())
+        columns[name] = (
+            values if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(values, len(values) // len(array))
+        )
+    return pa.table(columns)
+
+
+# --- NumPy files ---------------------------------------------------------------------------------
+
+
+def _open_arrays(path: Path, features: str | None, probabilities: str | None, label: str) -> Pool:
+    arrays = mapped(path)
+    names = tuple(arrays)
+    if path.suffix.lower() == ".npy":
+        x_name, chance_name = (None, names[0]) if probabilities else (names[0], None)
+    else:
+        x_name = _array_name(features, FEATURES, names, path)
+        chance_name = _array_name(probabilities, PROBABILITIES, names, path)
+    if x_name is None and chance_name is None:
+        raise FewerError(f"{path} holds {', '.join(names) or 'no array'}; name one with --features or --probabilities")
+    x, chance = (as_rows(arrays[name], name, path) if name else None for name in (x_name, chance_name))
+    lengths = {len(array) for array in (x, chance) if array is not None}
+    codes, known = np.full(max(lengths), -1), {}
+    if label in names and label not in (x_name, chance_name):
+        codes = array_codes(arrays[label], known)
+        lengths |= {len(codes)}
+    if len(lengths) > 1:
+        raise FewerError(f"{path}: its arrays have {' and '.join(map(str, sorted(lengths)))} rows; give all as many")
+    if chance is not None:
+        if chance.ndim != 2:
+            raise FewerError(f"{path}: {chance_name!r} has the shape {chance.shape}; give one column a class")
+        _check(chance, path)
+    columns = Columns(
+        (x_name,) if x_name else (),
+        (chance_name,) if chance_name else (),
+        label if label in names else None,
+        tuple(name for name in names if name not in (x_name, chance_name, label)),
+    )
+    classes = tuple(map(str, range(chance.shape[1]))) if chance is not None else ()
+    return Pool(arrays, lengths.pop(), columns, x, chance, codes, tuple(known), classes)
+
+
+def _array_name(given: str | None, usual: tuple[str, ...], names: tuple[str, ...], path: Path) -> str | None:
+    if given is not None and given not in names:
+        raise FewerError(f"{path} has no array {given!r}; {nearest(given, names)}")
+    return given or next((name for name in usual if name in names), None)

@@ -1,36 +1,37 @@
-"""Choosing rows of a user's own pool, once or round by round with a person who labels them.
+"""Choosing rows of a user's own pool, once or round by round with people who label them.
 
-The method is a spec of the active-learning loop, ``"margin"`` or ``"mlp + hast + pcoreset"``.  Where
-the pool brings class probabilities they are used; where labels have come in, the method's learner is
-fitted to them and its probabilities and features are used; before that, a method that needs them
-begins with rows drawn at random.
+The method is a spec of the active-learning loop, ``"margin"`` or ``"mlp + hast + pcoreset"``.  Which
+probabilities and features a query sees:
 
-A state file remembers what was asked.  It is written after the chosen rows are, whole or not at all,
-so a round that is cut off is simply asked again.
+- those of a model, fitted to the labels, once two classes have been labelled;
+- but where the pool brings probabilities, these, unless the method names a learner, a teacher or
+  pseudo-labels; a teacher's opinions are the pool's probabilities;
+- before there are labels to fit a model to, what the pool brings; and if that is not enough, the rows
+  are drawn at random, as the loop does in its first round.
 """
 
 from __future__ import annotations
 
-import io
-import tempfile
-from dataclasses import dataclass, field
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from fewer import compose
-from fewer.core import checkpoint
+from fewer import catalogue, compose
 from fewer.core.errors import FewerError
-from fewer.core.files import fingerprint, write_atomically
 from fewer.core.seeding import generator
+from fewer.core.spec import parse
+from fewer.labels.annotation import Annotation, resume, returned
+from fewer.labels.fine_tuning import seeded
 from fewer.labels.learners import flat
-from fewer.labels.loop import ActiveLearning, Round
-from fewer.labels.pool_files import BATCH, Pool, open_pool
+from fewer.labels.loop import ActiveLearning, Experts, Round, TaskTeacher
+from fewer.labels.on_disk import OnDisk, parts
+from fewer.labels.pool_files import Pool, open_pool
+from fewer.labels.pool_output import write_rows
 from fewer.labels.queries import Random
 
 
@@ -44,32 +45,20 @@ class Selected:
         Row numbers of the pool, the most wanted first.
     by : str
         How they were chosen, in words.
+    columns : str
+        Which columns were used as what, and which were not, in words.
     labelled, left : int
-        Rows with a label, and rows that may still be asked, this round's left out.
+        Rows with a label, and rows that may still be asked for, this round's left out.
     pool : int
         All rows.
     """
 
     rows: Int[np.ndarray, " count"]
     by: str
+    columns: str
     labelled: int
     left: int
     pool: int
-
-
-@dataclass
-class _Rounds:
-    """What a state file holds."""
-
-    pool: str
-    data: str
-    method: str
-    columns: dict[str, str | None]
-    seed: int
-    rounds: int = 0
-    asked: list[int] = field(default_factory=list)
-    labels: dict[int, str] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)
 
 
 def select(
@@ -80,12 +69,12 @@ def select(
     *,
     features: str | None = None,
     probabilities: str | None = None,
-    label: str = "label",
-    seed: int = 0,
+    label: str | None = None,
+    seed: int | None = None,
     state: str | Path | None = None,
     labels: str | Path | None = None,
 ) -> Selected:
-    """Choose rows of a pool and write them to a file.
+    r"""Choose rows of a pool and write them to a file.
 
     Parameters
     ----------
@@ -96,16 +85,20 @@ def select(
     keep : int
         How many rows.
     output : path
-        ``.csv``, ``.parquet`` or ``.npz``: the chosen rows with all their columns, their number in
-        ``row``, their rank in ``rank``, and an empty column for the label.
-    features, probabilities, label : str, optional
+        ``.csv``, ``.parquet`` or ``.npz``: the chosen rows with all they have, their number in ``row``
+        (from 0), their rank in ``rank`` (from 1), and an empty column for the label; a pool's own
+        columns of these names are left out.  They have to fit into memory.
+    features, probabilities : str, optional
         Columns of the pool (see :func:`fewer.labels.pool_files.open_pool`).
+    label : str, default "label"
+        The column of labels, in the pool as in what is written; blank where there is none.
     seed : int, default 0
         For whatever is random.
     state : path, optional
         Remembers the rounds.  Made if it is missing; if it is there, the rounds go on.
     labels : path, optional
-        A table that was handed out, with labels filled in; blank ones are taken as skipped.
+        A table that was handed out, with labels filled in.  Blank ones are skipped: they are not asked
+        for again, but may be labelled in any later table.  A label for a row that has one corrects it.
 
     Returns
     -------
@@ -115,187 +108,228 @@ def select(
     ------
     FewerError
         If something is missing, does not fit, or cannot be read or written; no file is changed then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "pool.csv").write_text("id,p_cat,p_dog\n7,0.9,0.1\n8,0.5,0.5\n9,0.2,0.8\n")
+    >>> select(folder / "pool.csv", "margin", 1, folder / "chosen.csv").by
+    "margin, by the pool's probabilities"
+    >>> print((folder / "chosen.csv").read_text())
+    id,p_cat,p_dog,row,rank,label
+    8,0.5,0.5,1,1,
     """
-    output = Path(output)
-    if output.suffix not in (".csv", ".parquet", ".npz"):
-        raise FewerError(f"cannot write {output}: choose a .csv, .parquet or .npz file")
+    files = [Path(file) if file is not None else None for file in (output, pool, state, labels)]
+    output, pool, state, labels = files[0] or Path(), *files[1:]
+    _check_files(output, pool, state, labels)
     if keep < 1:
         raise FewerError(f"--keep is {keep}; ask for one row or more")
-    if labels is not None and state is None:
-        raise FewerError("labels come back to the rounds they were asked in; give --state, as when they were asked")
-    rounds = _begin(pool, method, features, probabilities, label, seed, Path(state) if state is not None else None)
-    loop = compose.loop(rounds.method)
-    if not isinstance(loop, ActiveLearning):
-        raise FewerError(
-            f"{rounds.method} does not choose rows to label; 'fewer tasks' lists what does (labels: query)"
-        )
-    with tempfile.TemporaryDirectory(prefix="fewer-") as spool:
-        opened = open_pool(
-            Path(rounds.pool),
-            Path(spool),
-            features=rounds.columns["features"],
-            probabilities=rounds.columns["probabilities"],
-            label=str(rounds.columns["label"]),
-        )
-        data = _fingerprint(opened)
-        if rounds.data and data != rounds.data:
-            raise FewerError(
-                f"{rounds.pool} has changed since {state} was begun; go on with the same pool, or begin anew"
-            )
-        rounds.data = data
+    given = (str(pool.absolute()) if pool is not None else None, method, features, probabilities, label, seed)
+    annotation = resume(state, *given) if state is not None and state.exists() else _begin(*given)
+    loop = _loop(annotation.method)
+    opened = open_pool(
+        Path(annotation.pool),
+        features=annotation.features,
+        probabilities=annotation.probabilities,
+        label=annotation.label,
+    )
+    if state is not None:
+        annotation.recognise(opened)
         if labels is not None:
-            rounds.labels |= _returned(Path(labels), str(rounds.columns["label"]), set(rounds.asked))
-        known = opened.labels | rounds.labels
-        chosen, by = _choose(loop, opened, known, rounds, keep)
-        _write(output, opened, chosen, str(rounds.columns["label"]))
-        if state is not None:
-            rounds.rounds += 1
-            rounds.asked += chosen.tolist()
-            checkpoint.save(state, {"rounds": vars(rounds)})
-        taken = len(set(known) | set(rounds.asked) | set(chosen.tolist()))
-        return Selected(chosen, by, len(known), opened.rows - taken, opened.rows)
+            annotation.take_back(labels)
+        _keep_labels(output, annotation)
+    round = _round(opened, annotation)
+    free = len(round.unlabelled)
+    if keep > free:
+        raise FewerError(
+            f"{keep} rows were asked for but only {free} of {opened.rows} are neither labelled nor asked for already; "
+            "lower --keep or add rows"
+        )
+    with seeded(annotation.seed, "select", annotation.rounds):
+        chosen, by = _choose(annotation.method, loop, opened, round, keep)
+    unwritten = write_rows(output, opened, chosen, annotation.label)
+    if state is not None:
+        annotation.rounds += 1
+        annotation.asked = np.concatenate([annotation.asked, chosen])
+        annotation.save(state)
+    columns = f"{opened.columns}; not in {output.name}: {', '.join(unwritten)}" if unwritten else str(opened.columns)
+    return Selected(chosen, by, columns, len(round.labelled), free - keep, opened.rows)
+
+
+# --- before anything is chosen -------------------------------------------------------------------
+
+
+def _check_files(output: Path, pool: Path | None, state: Path | None, labels: Path | None) -> None:
+    if output.suffix.lower() not in (".csv", ".parquet", ".npz"):
+        raise FewerError(f"cannot write {output}: choose a .csv, .parquet or .npz file")
+    if labels is not None and state is None:
+        raise FewerError("labels come back to the rounds they were asked for in; give --state, as was given then")
+    taken: dict[Path, str] = {}
+    for file, use in ((pool, "the pool"), (labels, "the labels"), (state, "the state"), (output, "the chosen rows")):
+        if file is not None and taken.setdefault(file.resolve(), use) != use:
+            raise FewerError(f"{file} cannot be {taken[file.resolve()]} and {use} at once; name another file")
 
 
 def _begin(
-    pool: str | Path | None,
+    pool: str | None,
     method: str | None,
     features: str | None,
     probabilities: str | None,
-    label: str,
-    seed: int,
-    state: Path | None,
-) -> _Rounds:
-    """Start rounds, or take up those of a state file."""
-    if state is None or not state.exists():
-        if pool is None or method is None:
-            missing = "a pool" if pool is None else "--method"
-            raise FewerError(f"{missing} is needed to begin; give it, or the --state of rounds that have begun")
-        columns = {"features": features, "probabilities": probabilities, "label": label}
-        return _Rounds(str(Path(pool).absolute()), "", method, columns, seed)
-    rounds = _Rounds(**checkpoint.load(state)["rounds"])
-    if pool is not None and str(Path(pool).absolute()) != rounds.pool:
+    label: str | None,
+    seed: int | None,
+) -> Annotation:
+    if pool is None or method is None:
+        missing = "a pool" if pool is None else "a --method"
+        raise FewerError(f"{missing} is needed to begin; give it, or the --state of rounds that have begun")
+    return Annotation(pool, method, features, probabilities, label or "label", seed or 0)
+
+
+def _loop(method: str) -> ActiveLearning:
+    loop = compose.loop(method)
+    if not isinstance(loop, ActiveLearning):
+        raise FewerError(f"{method} does not choose rows to label; take a query of active-learning, such as margin")
+    if not isinstance(loop.allocation, Experts):
+        raise FewerError(f"{method} shares labels out between experts and a weak labeller; here there are experts only")
+    return loop
+
+
+def _keep_labels(output: Path, annotation: Annotation) -> None:
+    """Refuse to write over labels that somebody has filled in and that were not taken back."""
+    lost = []
+    with contextlib.suppress(FewerError):  # no table that was handed out
+        lost = [row for row, name in returned(output, annotation.label) if annotation.labels.get(row) != name]
+    if lost:
         raise FewerError(
-            f"{state} was begun on {rounds.pool}, not on {pool}; leave the pool out, or use another --state"
+            f"{output} holds {len(lost)} labels that have not been taken back; give it as --labels, "
+            "or write to another file with -o"
         )
-    if method is not None:
-        rounds.method = method  # a person may change their mind between rounds
-    return rounds
 
 
-def _fingerprint(pool: Pool) -> str:
-    """Name the numbers of a pool, a part at a time."""
-    parts = [str(pool.rows)]
-    for array in (pool.features, pool.probabilities):
-        if array is not None:
-            parts += [fingerprint(np.ascontiguousarray(array[i : i + BATCH])) for i in range(0, len(array), BATCH)]
-    return fingerprint(*parts)
+def _round(pool: Pool, annotation: Annotation) -> _PoolRound:
+    """What is known: labels of the pool, corrected and completed by those that came back."""
+    others = sorted({*pool.names, *annotation.labels.values()} - {*pool.classes})
+    classes = {name: position for position, name in enumerate([*pool.classes, *others])}
+    label = np.array([*(classes[name] for name in pool.names), -1])[pool.labels]
+    label[list(annotation.labels)] = [classes[name] for name in annotation.labels.values()]
+    free = label < 0
+    free[annotation.asked] = False
+    x = pool.features if pool.features is not None else pool.probabilities
+    assert x is not None
+    return _PoolRound(
+        index=annotation.rounds,
+        classes=max(len(classes), 2),
+        x=x,
+        labelled=np.flatnonzero(label >= 0),
+        labels=label[label >= 0],
+        unlabelled=np.flatnonzero(free),
+        rng=generator(annotation.seed, "select", annotation.rounds),
+        seed=annotation.seed,
+        memory=annotation.memory,
+        given_probabilities=pool.probabilities,
+        given_features=flat(pool.features) if pool.features is not None else None,
+    )
+
+
+# --- choosing ------------------------------------------------------------------------------------
+
+
+class _NoModelYet(FewerError):
+    """A method needs a model, and there are no labels to fit one to."""
+
+
+@dataclass
+class _PoolRound(Round):
+    """A round on a pool on disk: what a model says of the pool goes to disk as well."""
+
+    @cached_property
+    def probabilities(self) -> Float[np.ndarray, "pool classes"]:
+        if self.given_probabilities is not None:
+            return self.given_probabilities
+        if self.model is None:
+            raise _NoModelYet("this method needs class probabilities, and there are neither labels nor columns of them")
+        return self._all(self.model.predict_proba)
+
+    @cached_property
+    def features(self) -> Float[np.ndarray, "pool features"]:
+        if self.given_features is not None:
+            return self.given_features
+        if self.model is None:
+            raise FewerError(
+                "this method needs features, and the pool holds probabilities only; add columns of features, or "
+                "take pcoreset, which covers probabilities"
+            )
+        return self._all(self.model.embed)
+
+    def _all(self, say: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        said = OnDisk()
+        for _, part in parts(self.x):
+            answer = say(part)
+            if np.may_share_memory(answer, part):  # the inputs are the features, and are on disk already
+                return flat(self.x)
+            said.write(answer)
+        return said.mapped()
 
 
 def _choose(
-    loop: ActiveLearning, pool: Pool, known: dict[int, str], rounds: _Rounds, keep: int
-) -> tuple[np.ndarray, str]:
-    classes = sorted(set(known.values()) | set(pool.classes if _named(pool, known) else ()))
-    rows = np.array(sorted(known), dtype=np.int64)
-    free = np.ones(pool.rows, dtype=bool)
-    free[rows] = False
-    free[rounds.asked] = False
-    unlabelled = np.flatnonzero(free)
-    if keep > len(unlabelled):
+    method: str, loop: ActiveLearning, pool: Pool, round: _PoolRound, keep: int
+) -> tuple[Int[np.ndarray, " keep"], str]:
+    fits = _fits(method)
+    if fits and pool.features is None:
+        raise FewerError(f"{method} fits a model, and the pool has no features to fit it to; add columns of features")
+    _advise(loop, pool, round)
+    classes = len(np.unique(round.labels))
+    sure = 0
+    if classes > 1 and (fits or pool.probabilities is None):
+        round, sure = _fitted(loop, round)
+    try:
+        chosen = np.asarray(loop.query.choose(round, keep), dtype=np.int64)
+    except _NoModelYet:
+        missing = "there are no labels" if not classes else f"all {len(round.labels)} labels are of one class"
+        return Random().choose(round, keep), f"at random, for {method} needs a model and {missing} to fit one to"
+    loop._trust(chosen, keep, round.unlabelled)
+    looked = sorted({"features", "probabilities"} & vars(round).keys())
+    source = f"the pool's {' and '.join(looked)}"
+    if round.model is not None:
+        source = f"a model fitted to {len(round.labels)} labels" + (f" and {sure} pseudo-labels" if sure else "")
+    return chosen, f"{method}, by {source}" if looked else method
+
+
+def _fits(method: str) -> bool:
+    """Say whether a method names something that fits a model, and is no query alone."""
+    fillings, papers = catalogue.parts("filling"), catalogue.papers()
+    named = [fillings.get(call.name) or papers.get(call.name) for call in parse(method)]
+    return any({"learner", "teacher", "pseudo"} & {*part.slots} for part in named if part is not None)
+
+
+def _advise(loop: ActiveLearning, pool: Pool, round: _PoolRound) -> None:
+    """Let the loop's teacher look at the pool, whose probabilities are its opinions."""
+    if loop.teacher is None:
+        return
+    if pool.probabilities is not None:
+        if round.classes > len(pool.classes):
+            raise FewerError(
+                f"the teacher knows the classes {', '.join(pool.classes)}, and there are {round.classes} among them and "
+                "the labels; call the columns of probabilities after the labels, as in p_cat"
+            )
+        opinion = OnDisk()
+        for _, part in parts(pool.probabilities):
+            opinion.write(np.log(np.maximum(part, np.finfo(np.float32).tiny)))
+        round.opinion = opinion.mapped()
+    elif isinstance(loop.teacher, TaskTeacher):
         raise FewerError(
-            f"{keep} rows were asked for but only {len(unlabelled)} of {pool.rows} are neither labelled nor asked already; "
-            "lower --keep or add rows"
+            "the teacher's opinions are missing from the pool; add its probabilities, as columns p_cat ..."
         )
-    x = pool.features if pool.features is not None else pool.probabilities
-    assert x is not None
-    round = Round(
-        index=rounds.rounds,
-        classes=max(len(classes), 2),
-        x=x,
-        labelled=rows,
-        labels=np.array([classes.index(known[row]) for row in rows.tolist()], dtype=np.int64),
-        unlabelled=unlabelled,
-        rng=generator(rounds.seed, "select", rounds.rounds),
-        seed=rounds.seed,
-        memory=rounds.memory,
-        given_probabilities=pool.probabilities,
-        given_features=pool.features,
-    )
-    if pool.probabilities is None and len(set(known.values())) > 1:
-        return _with_model(loop, round, keep)
-    try:
-        return loop.query.choose(round, keep), f"{rounds.method}, on the pool's own columns"
-    except FewerError:
-        if pool.probabilities is not None or rounds.rounds or known:
-            raise
-        # a method that needs a model, and nothing to fit one to: a person has to begin somewhere
-        return Random().choose(round, keep), "drawn at random, since there are no labels yet to fit a model to"
+    round.teacher = loop.teacher.logits(round)
 
 
-def _named(pool: Pool, known: dict[int, str]) -> bool:
-    return bool(pool.classes) and set(known.values()) <= set(pool.classes)
-
-
-def _with_model(loop: ActiveLearning, round: Round, keep: int) -> tuple[np.ndarray, str]:
-    """Fit the method's learner to the labels, and let the method choose by the fitted model."""
-    flat(round.x[:1])
-    round.given_features = None  # from here on the model's own
-    bare = round
+def _fitted(loop: ActiveLearning, round: _PoolRound) -> tuple[_PoolRound, int]:
+    """Fit the learner to the labels, then let it go on with pseudo-labels, as the loop does."""
+    round = replace(round, given_probabilities=None, given_features=None)
+    known, bare = round.examples, round
     round.refit = lambda examples, start: loop.learner.fit(examples, bare, start)
-    round.model = loop.learner.fit(round.examples, round)
+    round.model = loop.learner.fit(known, round)
     extra = loop.pseudo.label(round) if loop.pseudo is not None else None
-    note = ""
-    if extra is not None and len(extra):
-        model = loop.learner.fit(round.examples.and_(extra), round, round.model)
-        round = Round(**{name: getattr(round, name) for name in round.__dataclass_fields__} | {"model": model})
-        note = f" and {len(extra)} pseudo-labels"
-    return loop.query.choose(round, keep), f"by a model fitted to {len(round.labelled)} labels{note}"
-
-
-def _returned(path: Path, label: str, asked: set[int]) -> dict[int, str]:
-    """Read the labels that came back."""
-    if not path.is_file():
-        raise FewerError(f"there is no file {path}; give the table that was handed out, with its labels filled in")
-    try:
-        if path.suffix == ".parquet":
-            table = pa.parquet.read_table(path)
-        else:
-            names = pa.csv.read_csv(path).column_names
-            options = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-            table = pa.csv.read_csv(path, convert_options=options)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise FewerError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-    for name in ("row", label):
-        if name not in table.column_names:
-            raise FewerError(f"{path} has no column {name!r}; give back the table that was handed out, with both")
-    found: dict[int, str] = {}
-    for number, value in zip(table.column("row").to_pylist(), table.column(label).to_pylist(), strict=True):
-        text = "" if value is None else str(value).strip()
-        try:
-            row = int(number)
-        except (TypeError, ValueError):
-            raise FewerError(f"{path}: {number!r} is not a row number; leave the column 'row' as it was") from None
-        if row not in asked:
-            raise FewerError(f"{path}: row {row} was never asked; give back the table that was handed out")
-        if text and found.setdefault(row, text) != text:
-            raise FewerError(f"{path}: row {row} is labelled both {found[row]!r} and {text!r}; decide for one")
-    return found
-
-
-def _write(path: Path, pool: Pool, rows: np.ndarray, label: str) -> None:
-    table = pool.take(rows.tolist())
-    for name, values in (("row", pa.array(rows)), ("rank", pa.array(np.arange(1, len(rows) + 1)))):
-        if name in table.column_names:
-            table = table.drop_columns([name])
-        table = table.append_column(name, values)
-    if label not in table.column_names:
-        table = table.append_column(label, pa.array([""] * len(rows)))
-    data = io.BytesIO()
-    if path.suffix == ".csv":
-        pa.csv.write_csv(table, data)
-    elif path.suffix == ".parquet":
-        pa.parquet.write_table(table, data)
-    else:
-        arrays = {"features": pool.features, "probabilities": pool.probabilities}
-        kept = {name: np.asarray(array[rows]) for name, array in arrays.items() if array is not None}
-        np.savez(data, row=rows, **kept)
-    write_atomically(path, data.getvalue())
+    if extra is None or not len(extra):
+        return round, 0
+    return replace(round, model=loop.learner.fit(known.and_(extra), round, round.model)), len(extra)
