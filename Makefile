@@ -32,7 +32,7 @@ bench: $(VENV)/.test  ## speed and memory against peers, into results/bench
 
 docs: $(VENV)/.docs  ## the documentation and the board, into site/
 	$(BIN)/python docs/build.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 claims: $(VENV)/.test  ## measure every claim anew and save the results
 	$(BIN)/fewer claim --all --save

@@ -214,7 +214,7 @@ def test_the_learning_rate_rises_and_falls_in_straight_lines():
 def test_descent_goes_by_the_ramp_and_gives_the_last_loss():
     network, target = torch.nn.Linear(3, 1), torch.ones(8, 1)
     x = torch.from_numpy(rows(8, 3))
-    before = float(torch.nn.functional.mse_loss(network(x), target))
+    before = float(torch.nn.functional.mse_loss(network(x), target).detach())
     seen = []
 
     def loss(step):

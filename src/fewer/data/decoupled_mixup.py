@@ -34,8 +34,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from fewer.claim import Claim, Measures, Tiny, higher
 from fewer.core.errors import FewerError
-from fewer.data.loop import Target
+from fewer.core.seeding import torch_generator
+from fewer.data.loop import SGD, CrossEntropy, Loss, Supervised, Target
+from fewer.data.mixing import CutMix
+from fewer.models.classifier import Classifier, ConvNet
+from fewer.tasks.mnist1d import mnist1d
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class DecoupledMixup:
     Notes
     -----
     The authors tuned eta, mode and t by policy: for MixUp 0.01, "more", 0.5, and for CutMix 0.1,
-    "less", 0.5, over long training on CIFAR-100.  With few rows, eta = 1 and t = 0 did better here.
+    "less", 0.5, over long training on CIFAR-100.  The claim below, on few rows, uses eta = 1.
 
     Examples
     --------
@@ -197,3 +202,92 @@ def _target(logits: Tensor, target: Target | Tensor) -> Target:
             "give the Target that MixUp or CutMix returns, not soft labels"
         )
     return Target.plain(target)
+
+
+# --- the claim -------------------------------------------------------------------------------------------------------
+
+NETWORK = ConvNet(channels=(32, 32, 32), norm=True, hidden=0)
+NETWORK_SPEC = "conv-net(channels=(32, 32, 32), norm=True, hidden=0)"
+
+
+def measure_both_classes(seed: int, tiny: bool) -> Measures:
+    """Train with CutMix, then see whether both classes of mixed test rows are the two most probable ones."""
+    task = mnist1d(rows=500)
+    losses: dict[str, Loss] = {"cutmix": CrossEntropy(), "cutmix, decoupled": DecoupledMixup(eta=1, t=0)}
+    measured = {}
+    for name, loss in losses.items():
+        loop = Supervised(model=NETWORK, mixing=CutMix(), loss=loss, optimiser=SGD(lr=0.05))
+        learned = loop.learn(task, 1_000 if tiny else 50_000, seed)
+        split = task.split(seed)
+        share = _both_classes(learned.result, torch.from_numpy(split.test_x), torch.from_numpy(split.test_y), seed)
+        measured[name] = {"share": share}
+    return measured
+
+
+def _both_classes(network: Classifier, x: Tensor, y: Tensor, seed: int) -> float:
+    """Share of test rows mixed of two classes, with 0.4 to 0.6 of each, whose two classes are predicted before all others."""
+    drawn = torch_generator(seed, "mixed test rows")
+    partner = torch.randperm(len(y), generator=drawn)
+    length = x.shape[2]
+    pasted = (length * (0.4 + 0.2 * torch.rand(len(y), 1, generator=drawn))).round()
+    begin = (torch.rand(len(y), 1, generator=drawn) * (length - pasted + 1)).floor()
+    place = torch.arange(length)
+    mixed = torch.where(((place >= begin) & (place < begin + pasted))[:, None], x[partner], x)
+    network.eval()
+    with torch.inference_mode():
+        device = next(network.parameters()).device
+        predicted = network(mixed.to(device)).topk(2, dim=1).indices.cpu().sort(dim=1).values
+    both = torch.stack((y, y[partner]), dim=1).sort(dim=1).values
+    return float((predicted == both).all(dim=1)[y != y[partner]].float().mean())
+
+
+def _entries(**parts: str) -> dict[str, str]:
+    return {name.replace("_", " "): f"{NETWORK_SPEC} + {part}" for name, part in parts.items()}
+
+
+CUTMIX = _entries(
+    cutmix="sgd(lr=0.05) + cutmix",
+    cutmix_decoupled="sgd(lr=0.05) + cutmix + decoupled-mixup(eta=1, t=0)",
+    no_mixing="sgd(lr=0.1)",
+    label_smoothing="sgd(lr=0.1) + cross-entropy(smoothing=0.1)",
+)
+MIXUP = _entries(
+    mixup="sgd(lr=0.1) + mixup",
+    mixup_decoupled="sgd(lr=0.2) + mixup + decoupled-mixup(eta=1, t=1)",
+    no_mixing="sgd(lr=0.2)",
+    label_smoothing="sgd(lr=0.2) + cross-entropy(smoothing=0.1)",
+)
+NOTE = (
+    "Learning rates are the best for each entry of 0.05, 0.1, 0.2 on other seeds, and so is t of 0 and 1. The network trains "
+    "for 100 epochs, where the paper's train for 400 and more on images."
+)
+
+claim = (
+    Claim(
+        says="With 500 rows, the decoupled loss lifts CutMix by more than three points.",
+        task="mnist1d(rows=500)",
+        budget=50_000,
+        seeds=8,
+        entries=CUTMIX,
+        holds=[higher("final", "cutmix decoupled", than="cutmix", by=0.03)],
+        tiny=Tiny(budget=1_000, seeds=2),
+        note=f"On these signals CutMix itself does harm; the loss takes part of that back. {NOTE}",
+    ),
+    Claim(
+        says="With 1,500 rows, the decoupled loss lifts MixUp by more than half a point.",
+        task="mnist1d(rows=1500)",
+        budget=150_000,
+        seeds=10,
+        entries=MIXUP,
+        holds=[higher("final", "mixup decoupled", than="mixup", by=0.005)],
+        tiny=Tiny(budget=3_000, seeds=2),
+        note=NOTE,
+    ),
+    Claim(
+        says="With the decoupled loss, both classes of a mixed row are more often predicted before all others.",
+        measure=measure_both_classes,
+        seeds=6,
+        holds=[higher("share", "cutmix, decoupled", than="cutmix")],
+        note="Test rows mixed by CutMix with 0.4 to 0.6 of each class, networks trained on 500 rows.",
+    ),
+)

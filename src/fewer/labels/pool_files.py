@@ -225,7 +225,7 @@ def _standardise(x: Float[np.ndarray, "rows features"], single: Bool[np.ndarray,
 def _check(probabilities: Float[np.ndarray, "rows classes"], path: Path) -> None:
     for first, part in parts(probabilities):
         try:
-            check_probabilities(part, first)
+            check_probabilities(part, np.arange(first, first + len(part)))
         except FewerError as error:
             raise FewerError(f"{path}: {error}") from error
 
