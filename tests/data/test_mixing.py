@@ -50,11 +50,12 @@ def test_mixup_is_the_weighted_mean(shape):
     torch.testing.assert_close(mixed, expected.reshape(6, *[1] * len(shape)).expand(6, *shape).contiguous())
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_cutmix_pastes_one_box_and_the_ratio_is_what_is_left(shape, seed):
+def test_cutmix_pastes_one_box_and_the_ratio_is_what_is_left(shape, seed, inside):
     x, y = batch(shape)
-    mixed, target = CutMix()(x, y, seeded(seed))
+    mixed, target = CutMix(inside=inside)(x, y, seeded(seed))
     moved = target.first != target.second
     assert moved.any()
     pasted = (mixed != x)[moved]
@@ -86,7 +87,20 @@ def test_cutmix_cuts_every_place_alike_away_from_the_border():
     assert share[-1].item() == pytest.approx(0.25, abs=0.05)
 
 
-@pytest.mark.parametrize("mixing", [MixUp(), CutMix()])
+def test_a_box_inside_has_the_intended_size_and_every_place_it_fits():
+    x, y = torch.tensor([0.0, 1.0]).reshape(2, 1, 1).expand(2, 1, 40).clone(), torch.tensor([0, 1])
+    begins = []
+    for seed in range(400):
+        mixed, target = CutMix(inside=True)(x, y, seeded(seed))
+        intended = MixUp()(x, y, seeded(seed))[1].ratio[0].item()
+        assert target.ratio[0].item() == pytest.approx(intended, abs=0.5 / 40 + 1e-6)
+        if target.second[0] == 1 and 18 <= mixed[0, 0].sum() <= 22:
+            begins.append(int(mixed[0, 0].argmax()))
+    assert min(begins) <= 1
+    assert max(begins) >= 19
+
+
+@pytest.mark.parametrize("mixing", [MixUp(), CutMix(), CutMix(inside=True)])
 def test_the_rows_are_left_as_they_are_and_a_seed_decides_everything(mixing):
     x, y = torch.rand(5, 1, 8, 8), torch.randint(3, (5,))
     before = x.clone()

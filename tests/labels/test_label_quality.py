@@ -96,7 +96,7 @@ def test_the_papers_splits():
 
 
 def test_a_share_is_a_share():
-    with pytest.raises(FewerError, match="from 0 to 1; 1.2 was given"):
+    with pytest.raises(FewerError, match=r"from 0 to 1; 1\.2 was given"):
         Split(1.2)
 
 
@@ -337,7 +337,7 @@ def test_a_negative_temperature_is_refused():
 
 # --- texts --------------------------------------------------------------------------------------
 
-WORDS = "good bad fine poor film plot 0 1".split()
+WORDS = ["good", "bad", "fine", "poor", "film", "plot", "0", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -444,7 +444,7 @@ def test_a_head_of_another_size_is_replaced_and_weights_come_from_safetensors(fo
 def test_folders_that_are_no_text_classifier_are_refused(folder, tmp_path):
     with pytest.raises(FewerError, match="no model folder at nowhere; give the path"):
         HuggingFace("nowhere").build((), 2)
-    with pytest.raises(FewerError, match="is no text classifier: .*must hold config.json"):
+    with pytest.raises(FewerError, match=r"is no text classifier: .*must hold config\.json"):
         HuggingFace(str(tmp_path)).build((), 2)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'true'\ntR.")  # a pickle is not even looked at

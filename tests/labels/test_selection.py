@@ -333,7 +333,9 @@ class TestRounds:
         select(path, "margin", 5, tmp_path / "1.csv", state=state)
         Person(["c0"] * 80, skip=2).fill(tmp_path / "1.csv")
         filled = (tmp_path / "1.csv").read_bytes()
-        with pytest.raises(FewerError, match=r"1\.csv holds 3 labels that have not been taken back; give it as --labels"):
+        with pytest.raises(
+            FewerError, match=r"1\.csv holds 3 labels that have not been taken back; give it as --labels"
+        ):
             select(None, None, 5, tmp_path / "1.csv", state=state)
         with pytest.raises(FewerError, match="cannot be the labels and the chosen rows at once"):
             select(None, None, 5, tmp_path / "1.csv", state=state, labels=tmp_path / "1.csv")

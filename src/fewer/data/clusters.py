@@ -23,7 +23,7 @@ CELL_BITS = 13
 CELLS = 2 ** (31 - CELL_BITS)
 """Cells for all non-negative float32."""
 
-BLOCK = 2**20
+BLOCK = 2**19
 """Values that are counted at a time."""
 
 COARSE = 128
@@ -67,9 +67,13 @@ class Clusters:
         first, stop : int
             Of ``range(len(self) + 1)``.
         """
-        above = values - self.origin  # as in the clustering, so that rounding is the same
-        marked = np.ones(len(values), dtype=bool) if first == 0 else above >= self.edges[first - 1]
-        return marked if stop == len(self) else marked & (above < self.edges[stop - 1])
+        low = self.edges[first - 1] if first else -np.inf
+        high = self.edges[stop - 1] if stop < len(self) else np.inf
+        marked = np.empty(len(values), dtype=bool)
+        for begin in range(0, len(values), BLOCK):
+            above = values[begin : begin + BLOCK] - self.origin  # as in the clustering, so that rounding is the same
+            marked[begin : begin + BLOCK] = (above >= low) & (above < high)
+        return marked
 
 
 def kmeans(values: Float[np.ndarray, " n"], clusters: int) -> Clusters:
@@ -152,10 +156,10 @@ def _count(
 
 def _coarse_bounds(
     middles: Float[np.ndarray, " cells"],
-    number: Int[np.ndarray, " cells+1"],
-    total: Float[np.ndarray, " cells+1"],
+    number: Int[np.ndarray, " bounds"],
+    total: Float[np.ndarray, " bounds"],
     clusters: int,
-) -> Int[np.ndarray, " clusters+1"]:
+) -> Int[np.ndarray, " chosen"]:
     """The best bounds between coarse cells: least sum of squares, which is most ``total**2 / number`` in sum."""
     parts = max(COARSE, 2 * clusters)
     if len(middles) <= 3 * parts:

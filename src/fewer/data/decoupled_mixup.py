@@ -30,6 +30,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -213,32 +214,31 @@ NETWORK_SPEC = "conv-net(channels=(32, 32, 32), norm=True, hidden=0)"
 def measure_both_classes(seed: int, tiny: bool) -> Measures:
     """Train with CutMix, then see whether both classes of mixed test rows are the two most probable ones."""
     task = mnist1d(rows=500)
-    losses: dict[str, Loss] = {"cutmix": CrossEntropy(), "cutmix, decoupled": DecoupledMixup(eta=1, t=0)}
+    split = task.split(seed)
+    losses: dict[str, Loss] = {"cutmix": CrossEntropy(), "cutmix decoupled": DecoupledMixup(eta=1, t=0)}
     measured = {}
     for name, loss in losses.items():
-        loop = Supervised(model=NETWORK, mixing=CutMix(), loss=loss, optimiser=SGD(lr=0.05))
-        learned = loop.learn(task, 1_000 if tiny else 50_000, seed)
-        split = task.split(seed)
-        share = _both_classes(learned.result, torch.from_numpy(split.test_x), torch.from_numpy(split.test_y), seed)
-        measured[name] = {"share": share}
+        loop = Supervised(model=NETWORK, mixing=CutMix(inside=True), loss=loss, optimiser=SGD(lr=0.05))
+        network = loop.learn(task, 1_000 if tiny else 50_000, seed).result
+        measured[name] = {"share": _both_classes(network, split.test_x, split.test_y, seed)}
     return measured
 
 
-def _both_classes(network: Classifier, x: Tensor, y: Tensor, seed: int) -> float:
-    """Share of test rows mixed of two classes, with 0.4 to 0.6 of each, whose two classes are predicted before all others."""
-    drawn = torch_generator(seed, "mixed test rows")
-    partner = torch.randperm(len(y), generator=drawn)
-    length = x.shape[2]
-    pasted = (length * (0.4 + 0.2 * torch.rand(len(y), 1, generator=drawn))).round()
-    begin = (torch.rand(len(y), 1, generator=drawn) * (length - pasted + 1)).floor()
+def _both_classes(network: Classifier, x: np.ndarray, y: np.ndarray, seed: int, times: int = 8) -> float:
+    """Share of rows mixed of two classes, 0.4 to 0.6 of each, of which these two are predicted before all others."""
+    device = next(network.parameters()).device
+    draw = torch_generator(seed, "mixed test rows")
+    rows, classes = torch.from_numpy(x).repeat(times, 1, 1), torch.from_numpy(y).repeat(times)
+    partner, length = torch.randperm(len(rows), generator=draw), rows.shape[2]
+    pasted = (length * (0.4 + 0.2 * torch.rand(len(rows), 1, generator=draw))).round()
+    begin = (torch.rand(len(rows), 1, generator=draw) * (length - pasted + 1)).floor()
     place = torch.arange(length)
-    mixed = torch.where(((place >= begin) & (place < begin + pasted))[:, None], x[partner], x)
+    mixed = torch.where(((place >= begin) & (place < begin + pasted))[:, None], rows[partner], rows)
     network.eval()
     with torch.inference_mode():
-        device = next(network.parameters()).device
         predicted = network(mixed.to(device)).topk(2, dim=1).indices.cpu().sort(dim=1).values
-    both = torch.stack((y, y[partner]), dim=1).sort(dim=1).values
-    return float((predicted == both).all(dim=1)[y != y[partner]].float().mean())
+    both = torch.stack((classes, classes[partner]), dim=1).sort(dim=1).values
+    return float((predicted == both).all(dim=1)[both[:, 0] != both[:, 1]].float().mean())
 
 
 def _entries(**parts: str) -> dict[str, str]:
@@ -246,10 +246,9 @@ def _entries(**parts: str) -> dict[str, str]:
 
 
 CUTMIX = _entries(
-    cutmix="sgd(lr=0.05) + cutmix",
-    cutmix_decoupled="sgd(lr=0.05) + cutmix + decoupled-mixup(eta=1, t=0)",
+    cutmix="sgd(lr=0.05) + cutmix(inside=True)",
+    cutmix_decoupled="sgd(lr=0.05) + cutmix(inside=True) + decoupled-mixup(eta=1, t=0)",
     no_mixing="sgd(lr=0.1)",
-    label_smoothing="sgd(lr=0.1) + cross-entropy(smoothing=0.1)",
 )
 MIXUP = _entries(
     mixup="sgd(lr=0.1) + mixup",
@@ -257,37 +256,39 @@ MIXUP = _entries(
     no_mixing="sgd(lr=0.2)",
     label_smoothing="sgd(lr=0.2) + cross-entropy(smoothing=0.1)",
 )
-NOTE = (
-    "Learning rates are the best for each entry of 0.05, 0.1, 0.2 on other seeds, and so is t of 0 and 1. The network trains "
-    "for 100 epochs, where the paper's train for 400 and more on images."
-)
+TUNED = "Learning rates, eta and t are the best of a few for each entry on other seeds."
 
 claim = (
     Claim(
         says="With 500 rows, the decoupled loss lifts CutMix by more than three points.",
         task="mnist1d(rows=500)",
         budget=50_000,
-        seeds=8,
+        seeds=12,
         entries=CUTMIX,
-        holds=[higher("final", "cutmix decoupled", than="cutmix", by=0.03)],
+        holds=[
+            higher("final", "cutmix decoupled", than="cutmix", by=0.003),
+            higher("final", "cutmix decoupled", than="cutmix", by=0.03),
+        ],
         tiny=Tiny(budget=1_000, seeds=2),
-        note=f"On these signals CutMix itself does harm; the loss takes part of that back. {NOTE}",
+        note="The first condition asks for a gain as small as on ImageNet; the second is what a first trial of "
+        "this task led us to expect. Boxes lie inside the signal, which is the better CutMix here; still, no mixing at all "
+        "does better on these signals. " + TUNED,
     ),
     Claim(
         says="With 1,500 rows, the decoupled loss lifts MixUp by more than half a point.",
         task="mnist1d(rows=1500)",
         budget=150_000,
-        seeds=10,
+        seeds=7,
         entries=MIXUP,
         holds=[higher("final", "mixup decoupled", than="mixup", by=0.005)],
         tiny=Tiny(budget=3_000, seeds=2),
-        note=NOTE,
+        note="The networks train for 100 epochs, where the paper's train for 400 and more on images. " + TUNED,
     ),
     Claim(
         says="With the decoupled loss, both classes of a mixed row are more often predicted before all others.",
         measure=measure_both_classes,
-        seeds=6,
-        holds=[higher("share", "cutmix, decoupled", than="cutmix")],
+        seeds=4,
+        holds=[higher("share", "cutmix decoupled", than="cutmix")],
         note="Test rows mixed by CutMix with 0.4 to 0.6 of each class, networks trained on 500 rows.",
     ),
 )

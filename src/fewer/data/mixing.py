@@ -84,12 +84,15 @@ class CutMix:
     """Rows with a box of their partners pasted over.
 
     The box covers one part in each dimension but the channels: an interval of a signal, a rectangle
-    of an image.  The ratio is that of what is left of the row, after the box was cut off at the border.
+    of an image.  The target's ratio is that of what is left of the row.
 
     Parameters
     ----------
     alpha : float, default 1
         The intended ratio, one a batch, is drawn from Beta(alpha, alpha).
+    inside : bool, default False
+        Place the whole box inside the row.  By default its centre may be anywhere and what lies beyond
+        the border is cut off, as in the paper; then less is pasted than intended, often very little.
 
     Examples
     --------
@@ -100,6 +103,7 @@ class CutMix:
     """
 
     alpha: float = 1.0
+    inside: bool = False
 
     def __post_init__(self) -> None:
         _check_alpha("cutmix", self.alpha)
@@ -122,9 +126,12 @@ class CutMix:
         share = (1 - intended) ** (1 / len(sides))
         box: list[slice] = []
         for side in sides:
-            centre = int(torch.randint(side, (), generator=generator))
-            half = int(side * share) / 2
-            box.append(slice(max(math.floor(centre - half + 0.5), 0), min(math.floor(centre + half + 0.5), side)))
+            length = round(side * share)
+            if self.inside:
+                begin = int(torch.randint(side - length + 1, (), generator=generator))
+            else:
+                begin = int(torch.randint(side, (), generator=generator)) - length // 2
+            box.append(slice(max(begin, 0), min(begin + length, side)))
         where = (slice(None), slice(None), *box)
         mixed = x.clone()
         mixed[where] = x[where][partner]
