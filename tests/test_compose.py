@@ -11,6 +11,7 @@ from fewer.data.loop import Supervised
 from fewer.labels.learners import Network
 from fewer.labels.loop import ActiveLearning
 from fewer.labels.queries import KCentre, Margin, Random
+from fewer.models.optimisers import SGD
 
 
 def test_fillings_go_into_their_slots_and_the_rest_keeps_the_baseline():
@@ -47,14 +48,14 @@ def test_every_part_composes_by_its_bare_name(name):
         return
     made = compose.loop(name)
     assert isinstance(made, Loop)
-    assert type(made) is catalogue.resolve(part.loop or part.make)
+    assert type(made) is catalogue.resolve((*part.loops, part.make)[0])
     assert all(getattr(made, slot) is not None for slot in part.slots)
 
 
 @pytest.mark.parametrize("slug", [slug for slug, paper in catalogue.papers().items() if paper.loop])
 def test_every_paper_of_a_loop_composes(slug):
     paper = catalogue.papers()[slug]
-    assert type(compose.loop(slug)) is catalogue.resolve(paper.loop)
+    assert type(compose.loop(slug)) is catalogue.resolve(paper.loops[0])
 
 
 @pytest.mark.parametrize(
@@ -79,6 +80,27 @@ def test_every_paper_of_a_loop_composes(slug):
 def test_what_cannot_be_composed_is_one_clear_line(spec, message):
     with pytest.raises(FewerError, match=message):
         compose.loop(spec)
+
+
+def test_a_part_of_several_loops_follows_the_others(monkeypatch):
+    parts = dict(catalogue.parts("filling"))
+    parts["anywhere"] = catalogue.Part(
+        "anywhere",
+        "filling",
+        "models",
+        "fewer.models.optimisers:SGD",
+        "for a test",
+        ("fewer.labels.loop:ActiveLearning", "fewer.data.loop:Supervised"),
+        "optimiser",
+    )
+    real = catalogue.parts
+    monkeypatch.setattr(catalogue, "parts", lambda kind: parts if kind == "filling" else real(kind))
+    for spec in ("anywhere(lr=0.5) + mixup", "mixup + anywhere(lr=0.5)"):
+        made = compose.loop(spec)
+        assert isinstance(made, Supervised)
+        assert made.optimiser == SGD(lr=0.5)
+    with pytest.raises(FewerError, match=r"anywhere \(active-learning or supervised\), mixup \(supervised\), margin"):
+        compose.loop("anywhere + mixup + margin")
 
 
 def test_tasks():

@@ -16,12 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from fewer.core.errors import FewerError, nearest
-
-if TYPE_CHECKING:
-    pass
 
 HERE = Path(__file__).parent
 Kind = Literal["filling", "loop", "task"]
@@ -50,8 +47,10 @@ class Paper:
         What it does, in one line.
     composes_with : tuple of str
         Slugs of papers that can share a loop or a pipeline with it.
-    fills, loop : str, optional
-        ``"module:attribute"`` of what it gives and of the loop that uses it; None until it works.
+    fills : str, optional
+        ``"module:attribute"`` of what it gives; None until it works.
+    loop : str or tuple of str, optional
+        ``"module:attribute"`` of the loop, or loops, that can use it.
     slot : str or tuple of str, optional
         The slot, or slots, of that loop which it fills.
     """
@@ -66,7 +65,7 @@ class Paper:
     idea: str
     composes_with: tuple[str, ...] = ()
     fills: str | None = None
-    loop: str | None = None
+    loop: str | tuple[str, ...] | None = None
     slot: str | tuple[str, ...] | None = None
 
     @property
@@ -82,7 +81,12 @@ class Paper:
     @property
     def slots(self) -> tuple[str, ...]:
         """The slots it fills; empty if it fills none."""
-        return _slots(self.slot)
+        return _several(self.slot)
+
+    @property
+    def loops(self) -> tuple[str, ...]:
+        """The loops it runs in; empty if it works outside of any."""
+        return _several(self.loop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +105,8 @@ class Part:
         ``"module:attribute"`` of the class or function that makes it.
     says : str
         What it is, in one line.
-    loop : str, optional
-        ``"module:attribute"`` of the loop it runs in.
+    loop : str or tuple of str, optional
+        ``"module:attribute"`` of the loop, or loops, it runs in.
     slot : str or tuple of str, optional
         The slot, or slots, of that loop which it fills.
     """
@@ -112,17 +116,22 @@ class Part:
     room: str
     make: str
     says: str
-    loop: str | None = None
+    loop: str | tuple[str, ...] | None = None
     slot: str | tuple[str, ...] | None = None
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The slots it fills; empty if it fills none."""
-        return _slots(self.slot)
+        return _several(self.slot)
+
+    @property
+    def loops(self) -> tuple[str, ...]:
+        """The loops it runs in; empty if it works outside of any."""
+        return _several(self.loop)
 
 
-def _slots(slot: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (slot,) if isinstance(slot, str) else slot or ()
+def _several(given: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else given or ()
 
 
 @dataclass(frozen=True, slots=True)

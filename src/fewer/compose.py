@@ -25,7 +25,7 @@ class _Use:
 
     call: Call
     make: str
-    loop: str | None
+    loops: tuple[str, ...]
     slots: tuple[str, ...]
     is_loop: bool
 
@@ -59,9 +59,9 @@ def loop(spec: str) -> Loop[Any, Any]:
     fewer.core.errors.FewerError: margin and k-centre both fill the slot query of active-learning; keep one of them
     """
     uses = [_look_up(call) for call in parse(spec)]
-    homes = sorted({use.make if use.is_loop else str(use.loop) for use in uses})
-    if len(homes) > 1:
-        parts = ", ".join(f"{use.call.name} ({_loop_name(use.make if use.is_loop else str(use.loop))})" for use in uses)
+    homes = [home for home in uses[0].loops if all(home in use.loops for use in uses)]
+    if not homes:
+        parts = ", ".join(f"{use.call.name} ({' or '.join(map(_loop_name, use.loops))})" for use in uses)
         raise FewerError(f"these belong to different loops and cannot be joined: {parts}")
     home = catalogue.resolve(homes[0])
     slots: dict[str, Any] = {}
@@ -115,18 +115,18 @@ def task(spec: str) -> Task:
 def _look_up(call: Call) -> _Use:
     loops, fillings = catalogue.parts("loop"), catalogue.parts("filling")
     if call.name in loops:
-        return _Use(call, loops[call.name].make, None, (), True)
+        return _Use(call, loops[call.name].make, (loops[call.name].make,), (), True)
     if call.name in fillings:
         part = fillings[call.name]
-        return _Use(call, part.make, part.loop, part.slots, False)
+        return _Use(call, part.make, part.loops, part.slots, False)
     papers = catalogue.papers()
     if call.name in papers:
         paper = papers[call.name]
         if paper.fills is None:
             raise FewerError(f"{call.name} is planned and not there yet; 'fewer list --state works' shows what is")
-        if paper.loop is None or not paper.slots:
+        if not paper.loops:
             raise FewerError(f"{call.name} works after the fact and is not raced; see 'fewer show {call.name}'")
-        return _Use(call, paper.fills, paper.loop, paper.slots, False)
+        return _Use(call, paper.fills, paper.loops, paper.slots, False)
     working = [slug for slug, paper in papers.items() if paper.loop]
     raise FewerError(f"unknown name {call.name!r}; {nearest(call.name, [*loops, *fillings, *working])}")
 

@@ -15,11 +15,12 @@ from torch import nn
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.seeding import derive, generator
 from fewer.data.infobatch import InfoBatch
-from fewer.data.loop import SGD, AdamW, AllRows, Constant, Cosine, CrossEntropy, Epoch, Selection, Supervised, Target
+from fewer.data.loop import AllRows, CrossEntropy, Epoch, Selection, Supervised, Target
 from fewer.data.mixing import CutMix
 from fewer.data.seta import SeTa
 from fewer.data.subsets import StaticRandom
 from fewer.models.classifier import MLP, ConvNet
+from fewer.models.optimisers import SGD, AdamW, Constant, Cosine
 from fewer.tasks.classification import Classification
 from fewer.tasks.digits import digits
 

@@ -26,7 +26,7 @@ def fillings(slot):
     """By name; the papers of this room also where the catalogue does not list them yet."""
     found = dict(HERE.get(slot, {}))
     for name, part in catalogue.fillings().items():
-        if part.loop == LOOP and part.slots == (slot,):
+        if LOOP in part.loops and part.slots == (slot,):
             found[name] = getattr(compose.loop(name), slot)
     return [pytest.param(filling, id=name) for name, filling in found.items()]
 

@@ -41,7 +41,7 @@ def _strategies():
     """Whatever the catalogue has for the slot, by name; the ones of this room also where it does not know them yet."""
     found = {"class-balanced": ClassBalanced(), "pcoreset": PCoreSet()}
     for name, part in catalogue.fillings().items():
-        if part.loop == LOOP and part.slots == ("query",):
+        if LOOP in part.loops and part.slots == ("query",):
             found[name] = compose.loop(name).query
     return found
 

@@ -114,8 +114,20 @@ LABELS = np.arange(10, dtype=np.uint8)
         ("a", idx(IMAGES)[:-1], r"promises 40 bytes of shape \(10, 2, 2\) and holds 39 bytes"),
         ("a", idx(IMAGES) + b"!", "promises 40 bytes .* and holds more"),
         ("a.gz", idx(IMAGES), "cannot be read"),
-        ("a.gz", gzip.compress(idx(IMAGES))[:-12], "cannot be read"),
-        ("a.gz", gzip.compress(idx(IMAGES))[:20] + bytes(30), "cannot be read"),
+        ("a.gz", gzip.compress(idx(IMAGES), mtime=0)[:-12], "cannot be read"),
+        ("a.gz", gzip.compress(idx(IMAGES), mtime=0)[:20] + bytes(30), "cannot be read"),
+    ],
+    ids=[
+        "empty",
+        "zip",
+        "one-dimensional",
+        "floats",
+        "cut",
+        "one-short",
+        "one-over",
+        "no-gzip",
+        "cut-gzip",
+        "torn-gzip",
     ],
 )
 def test_damaged_idx_files_are_refused_in_one_line(tmp_path, name, data, message):

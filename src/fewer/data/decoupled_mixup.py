@@ -38,9 +38,10 @@ from torch import Tensor, nn
 from fewer.claim import Claim, Measures, Tiny, higher
 from fewer.core.errors import FewerError
 from fewer.core.seeding import torch_generator
-from fewer.data.loop import SGD, CrossEntropy, Loss, Supervised, Target
+from fewer.data.loop import CrossEntropy, Loss, Supervised, Target
 from fewer.data.mixing import CutMix
 from fewer.models.classifier import Classifier, ConvNet
+from fewer.models.optimisers import SGD
 from fewer.tasks.mnist1d import mnist1d
 
 

@@ -7,8 +7,6 @@ learn from losses and losses can be weighted, whatever else is in the loop.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -23,6 +21,7 @@ from fewer.core.ledger import Ledger
 from fewer.core.loop import Loop, State
 from fewer.core.seeding import generator, torch_generator
 from fewer.models.classifier import Architecture, Classifier, ConvNet
+from fewer.models.optimisers import SGD, Cosine, Optimiser, Schedule, set_rate
 from fewer.tasks.classification import Classification
 
 
@@ -143,22 +142,6 @@ class Loss(Protocol):
         ...
 
 
-class Optimiser(Protocol):
-    """How the parameters are moved."""
-
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Build the torch optimiser at its peak learning rate."""
-        ...
-
-
-class Schedule(Protocol):
-    """How the learning rate changes."""
-
-    def factor(self, progress: float) -> float:
-        """Learning rate as a share of the peak, when ``progress`` (0 to 1) of the training is done."""
-        ...
-
-
 @dataclass(frozen=True)
 class AllRows:
     """Every row once, in a new random order."""
@@ -187,69 +170,6 @@ class CrossEntropy:
             return one
         two = nn.functional.cross_entropy(logits, target.second, reduction="none", label_smoothing=self.smoothing)
         return target.ratio * one + (1 - target.ratio) * two
-
-
-@dataclass(frozen=True)
-class SGD:
-    """Stochastic gradient descent with momentum.
-
-    Parameters
-    ----------
-    lr : float, default 0.1
-        Peak learning rate.
-    momentum : float, default 0.9
-        Momentum.
-    weight_decay : float, default 5e-4
-        L2 penalty.
-    """
-
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Build it."""
-        return torch.optim.SGD(
-            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
-        )
-
-
-@dataclass(frozen=True)
-class AdamW:
-    """Adam with decoupled weight decay.
-
-    Parameters
-    ----------
-    lr : float, default 1e-3
-        Peak learning rate.
-    weight_decay : float, default 0.01
-        Decoupled penalty.
-    """
-
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Build it."""
-        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
-
-
-@dataclass(frozen=True)
-class Cosine:
-    """From the peak to zero along a half cosine."""
-
-    def factor(self, progress: float) -> float:
-        """Learning rate as a share of the peak."""
-        return 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The peak throughout."""
-
-    def factor(self, progress: float) -> float:
-        """One."""
-        return 1.0
 
 
 @dataclass
@@ -384,7 +304,7 @@ class Supervised(Loop[Classification, SupervisedState]):
             index = order[begin : begin + self.batch]
             share = begin / len(rows)
             progress = (epoch.index + share) / self.epochs if self.epochs else state.ledger.spent / state.budget
-            self._set_rate(state, progress)
+            set_rate(optimiser, self.schedule.factor(progress))
             x, y = state.x[index], state.y[index]
             target = Target.plain(y)
             if self.mixing is not None:
@@ -402,12 +322,6 @@ class Supervised(Loop[Classification, SupervisedState]):
             raise Diverged(
                 f"the training loss became {float(seen[-1])} in epoch {epoch.index + 1}; lower the learning rate"
             )
-
-    def _set_rate(self, state: SupervisedState, progress: float) -> None:
-        factor = self.schedule.factor(progress)
-        for group in state.optimiser.param_groups:
-            group.setdefault("peak_lr", group["lr"])
-            group["lr"] = group["peak_lr"] * factor
 
     def _score(self, state: SupervisedState) -> float:
         state.network.eval()

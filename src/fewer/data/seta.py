@@ -31,8 +31,9 @@ from fewer.claim import Claim, Measures, Tiny, higher, no_worse, ratio
 from fewer.core.errors import FewerError
 from fewer.core.seeding import generator
 from fewer.data.clusters import kmeans
-from fewer.data.loop import SGD, AllRows, Epoch, Sampler, Selection, Supervised
+from fewer.data.loop import AllRows, Epoch, Sampler, Selection, Supervised
 from fewer.data.subsets import DynamicRandom, random_part, shuffled
+from fewer.models.optimisers import SGD
 from fewer.tasks.classification import Classification, Split
 from fewer.tasks.digits import digits
 from fewer.tasks.mnist import mnist5k

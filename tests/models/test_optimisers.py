@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from fewer.core.errors import FewerError
+from fewer.models.optimisers import SGD, AdamW, Constant, Cosine, set_rate
+
+SHARES = st.floats(0, 1)
+
+
+@given(SHARES, st.floats(0, 0.9), SHARES)
+def test_a_cosine_stays_between_its_floor_and_the_peak(progress, warmup, floor):
+    factor = Cosine(warmup, floor).factor(progress)
+    assert 0 <= factor <= 1
+    if progress >= warmup:
+        assert factor >= floor - 1e-12
+
+
+@given(SHARES)
+def test_a_cosine_without_options_is_half_a_cosine(progress):
+    assert Cosine().factor(progress) == pytest.approx((1 + math.cos(math.pi * progress)) / 2)
+
+
+def test_a_cosine_rises_in_a_line_and_then_ends_at_its_floor():
+    schedule = Cosine(warmup=0.25, floor=0.1)
+    assert [schedule.factor(each) for each in (0, 0.125, 0.25)] == [0, 0.5, 1]
+    assert schedule.factor(0.625) == pytest.approx(0.55)
+    assert schedule.factor(1) == schedule.factor(1.5) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("wrong", [{"warmup": 1.0}, {"warmup": -0.1}, {"floor": 1.1}])
+def test_a_cosine_out_of_range_is_refused(wrong):
+    with pytest.raises(FewerError, match="warmup must lie in"):
+        Cosine(**wrong)
+
+
+def test_rates_are_shares_of_the_first_rate_of_each_group():
+    first, second = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([{"params": [first], "lr": 0.2}, {"params": [second], "lr": 0.01}])
+    for share in (0.5, 0.1, 1.0):
+        set_rate(optimiser, share)
+        assert [group["lr"] for group in optimiser.param_groups] == pytest.approx([0.2 * share, 0.01 * share])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (SGD(0.1, 0.9, 0.01), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01)),
+        (AdamW(0.01, 0.1), lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)),
+    ],
+)
+def test_they_are_torchs_own(ours, theirs):
+    ends = []
+    for make in (ours.make, theirs):
+        parameter = nn.Parameter(torch.tensor([1.0, -2.0]))
+        optimiser = make([parameter])
+        for _ in range(5):
+            optimiser.zero_grad()
+            parameter.pow(2).sum().backward()
+            optimiser.step()
+        ends.append(parameter.detach())
+    torch.testing.assert_close(*ends)
+
+
+def test_constant():
+    assert {Constant().factor(each / 4) for each in range(5)} == {1.0}
