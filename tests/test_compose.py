@@ -64,7 +64,7 @@ def test_every_paper_of_a_loop_composes(slug):
         ("margin + k-centre", "margin and k-centre both fill the slot query of active-learning; keep one of them"),
         ("margin + margin", "margin and margin both fill the slot query"),
         ("margn", r"unknown name 'margn'; did you mean margin"),
-        ("margin + sgd", r"different loops and cannot be joined: margin \(active-learning\), sgd \(supervised\)"),
+        ("margin + sgd", r"different loops and cannot be joined: margin \(active-learning\), sgd \(supervised or"),
         ("active-learning + supervised", "different loops"),
         ("active-learning + active-learning", "the loop active-learning is named twice"),
         ("margin(x=1)", r"margin\(x=1\) does not fit; margin takes \(\)"),

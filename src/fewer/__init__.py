@@ -12,8 +12,9 @@ Everything heavy is imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fewer.core.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -64,13 +65,4 @@ if TYPE_CHECKING:
     from fewer.search import find
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'fewer' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+__getattr__, __dir__ = lazily(__name__, {**_HOMES, "__version__": __name__})

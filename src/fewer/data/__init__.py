@@ -7,8 +7,9 @@ SeTa(drop=0.1, groups=5, window=0.6, anneal=0.875, unseen=3.0)
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fewer.core.lazy import lazily
 
 # imported when first asked for: looking around should not wait for torch
 _HOMES = {
@@ -51,13 +52,4 @@ if TYPE_CHECKING:
     from fewer.data.subsets import DynamicRandom, StaticRandom
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module 'fewer.data' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
