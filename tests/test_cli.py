@@ -107,7 +107,7 @@ def test_a_failed_run_is_told_and_the_others_are_kept(tmp_path):
 ERRORS = {
     "a slot filled twice": (("race", "digits", "-m", "margin + entropy", "--budget", 50), "both fill the slot query"),
     "an unknown method": (("race", "digits", "-m", "margim", "--budget", 50), "did you mean margin?"),
-    "an unknown task": (("race", "digts", "-m", "margin", "--budget", 50), "did you mean digits?"),
+    "an unknown task": (("race", "digts", "-m", "margin", "--budget", 50), "did you mean digits"),
     "a budget below the first round": (
         ("race", "digits", "-m", "margin", "--budget", 5),
         "a budget of 5 labels is below the first round, which takes 10",

@@ -5,6 +5,7 @@ Nothing heavy is imported until a verb needs it, so that looking around answers 
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -302,19 +303,17 @@ def claim(
 
 
 def _print_result(result: dict[str, Any]) -> None:
-    out = _out()
+    say = functools.partial(_out().print, highlight=False, markup=False, soft_wrap=True)
     for each in result["claims"]:
-        out.print(f"\n{result['paper']}: {each['says']}", style="bold", highlight=False, markup=False)
+        say(f"\n{result['paper']}: {each['says']}", style="bold")
         for condition in each["conditions"]:
             numbers = ""
             if condition["estimate"] is not None:
                 numbers = f"  {condition['estimate']:.4g} [{condition['low']:.4g}, {condition['high']:.4g}]"
-            out.print(f"  {condition['verdict']:>13}  {condition['text']}{numbers}", highlight=False, markup=False)
+            say(f"  {condition['verdict']:>13}  {condition['text']}{numbers}")
         seeds = f"{len(each['seeds'])} seeds from {each['seeds'][0]}"
         small = " (tiny: the machinery runs; this is no verdict)" if each["tiny"] else ""
-        out.print(
-            f"  verdict: {each['verdict']}{small}; {seeds}, {each['seconds']:.0f} s", highlight=False, markup=False
-        )
+        say(f"  verdict: {each['verdict']}{small}; {seeds}, {each['seconds']:.0f} s")
 
 
 @app.command("claims")

@@ -378,7 +378,7 @@ def reviews(rows=80, seed=0):
 
 
 def text_learner(folder, **more):
-    return Sequential(HuggingFace(str(folder)), stage=FineTuning(visits=1500, lr=5e-3), **more)
+    return Sequential(HuggingFace(str(folder)), stage=FineTuning(visits=1500, lr=5e-3, validation=0), **more)
 
 
 def test_a_text_classifier_learns_in_two_stages(folder):

@@ -31,6 +31,7 @@ _HOMES = {
     "PCoreSet": "fewer.labels.pcoreset",
     "Random": "fewer.labels.queries",
     "SetFit": "fewer.labels.setfit",
+    "SimpleLinear": "fewer.labels.linear_first",
     "Threshold": "fewer.labels.self_training",
     "UST": "fewer.labels.self_training",
     "VERIPS": "fewer.labels.self_training",
@@ -58,6 +59,7 @@ __all__ = [
     "PCoreSet",
     "Random",
     "SetFit",
+    "SimpleLinear",
     "Threshold",
     "k_centre_greedy",
 ]
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
     from fewer.labels.k_centre import k_centre_greedy
     from fewer.labels.label_budget import LabelBudget
     from fewer.labels.learners import Logistic, Network
-    from fewer.labels.linear_first import LinearFirst
+    from fewer.labels.linear_first import LinearFirst, SimpleLinear
     from fewer.labels.loop import ActiveLearning
     from fewer.labels.pcoreset import PCoreSet
     from fewer.labels.queries import BADGE, ClassBalanced, Entropy, KCentre, LeastConfidence, Margin, Random
