@@ -24,7 +24,8 @@ def speed() -> str:
     for path in sorted((ROOT / "results" / "bench").glob("*.json")):
         result = json.loads(path.read_text())
         lines += [f"## {result['title'][0].upper()}{result['title'][1:]}", ""]
-        lines += [f"{result['machine']}, {result['threads']} threads, torch {result['torch']}, {result['date']}.", ""]
+        threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+        lines += [f"{result['machine']}, {threads}, torch {result['torch']}, {result['date']}.", ""]
         lines += ["| what | ours | peer | times | limit |", "|---|---:|---:|---:|---:|"]
         for row in result["rows"]:
             peer = f"{row['peer']:.3g} {row['unit']} ({row['peer_name']})" if row.get("peer") is not None else ""
