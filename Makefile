@@ -47,8 +47,10 @@ $(VENV)/.race: $(VENV)/.base pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vision]'
 	touch $@
 
+# lcpfn says that it needs a torch of 2022 and NumPy 1, but works with those of today
 $(VENV)/.test: $(VENV)/.base pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,peers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps lcpfn
 	touch $@ $(VENV)/.race
 
 $(VENV)/.docs: $(VENV)/.test

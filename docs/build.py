@@ -29,7 +29,8 @@ def speed() -> str:
         lines += ["| what | ours | peer | times | limit |", "|---|---:|---:|---:|---:|"]
         for row in result["rows"]:
             peer = f"{row['peer']:.3g} {row['unit']} ({row['peer_name']})" if row.get("peer") is not None else ""
-            times = f"{row['ratio']:.1f}" if row.get("ratio") is not None else ""
+            ratio = row.get("ratio")
+            times = "" if ratio is None else f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2g}"
             limit = row.get("limit")
             shown = f"{limit:.3g} {row['unit']}" if isinstance(limit, int | float) else str(limit or "")
             if row.get("limit_is"):

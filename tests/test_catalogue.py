@@ -172,6 +172,36 @@ def test_a_bad_part_is_named(tmp_path, text, message):
         catalogue._read_parts(tmp_path)
 
 
+def test_a_name_may_come_back_in_another_room_with_the_room_in_front(tmp_path):
+    part = f'{PART}loop = "math:cos"\nslot = "x"\n'
+    write(tmp_path, "labels", f"[filling.mlp]\n{part}")
+    write(tmp_path, "nets", f'[filling."nets.mlp"]\n{part.replace("cos", "sin")}')
+    read = catalogue._read_parts(tmp_path)["filling"]
+    assert list(read) == ["mlp", "nets.mlp"]
+    assert set(catalogue._join({}, read)) == {"mlp", "nets.mlp"}
+    write(tmp_path, "nets", f'[filling."nets.mlp"]\n{part}')
+    with pytest.raises(FewerError, match=r"mlp and nets.mlp are fillings of one loop; rename one of them"):
+        catalogue._join({}, catalogue._read_parts(tmp_path)["filling"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"[filling.mlp]\n{PART}", r'the filling mlp is in .*rename one of them, or call it "nets.mlp" where its loop'),
+        (
+            f'[filling."labels.x"]\n{PART}',
+            r"the filling labels.x of nets/parts.toml has a dot; only fillings do, as nets",
+        ),
+        (f'[task."nets.x"]\n{PART}', r"the task nets.x of nets/parts.toml has a dot"),
+    ],
+)
+def test_a_dot_is_for_a_name_that_another_room_has(tmp_path, text, message):
+    write(tmp_path, "labels", f"[filling.mlp]\n{PART}")
+    write(tmp_path, "nets", text)
+    with pytest.raises(FewerError, match=message):
+        catalogue._read_parts(tmp_path)
+
+
 def test_fillings_are_the_papers_that_work_and_the_baselines():
     baseline = catalogue.Part("random", "filling", "labels", "math:sqrt", "root")
     works = dataclasses.replace(catalogue.show("hast"), fills="math:sqrt")

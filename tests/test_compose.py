@@ -12,6 +12,7 @@ from fewer.labels.learners import Network
 from fewer.labels.loop import ActiveLearning
 from fewer.labels.queries import KCentre, Margin, Random
 from fewer.models.optimisers import SGD
+from fewer.nets.rows import LearnFromRows
 
 
 def test_fillings_go_into_their_slots_and_the_rest_keeps_the_baseline():
@@ -40,7 +41,7 @@ def test_every_part_composes_by_its_bare_name(name):
     needed = [
         each.name
         for each in inspect.signature(catalogue.resolve(part.make)).parameters.values()
-        if each.default is inspect.Parameter.empty
+        if each.default is inspect.Parameter.empty and each.kind is not inspect.Parameter.VAR_KEYWORD
     ]
     if needed:  # such as the folder of a model
         with pytest.raises(FewerError, match=rf"{name} takes \({needed[0]}"):
@@ -101,6 +102,46 @@ def test_a_part_of_several_loops_follows_the_others(monkeypatch):
         assert made.optimiser == SGD(lr=0.5)
     with pytest.raises(FewerError, match=r"anywhere \(active-learning or supervised\), mixup \(supervised\), margin"):
         compose.loop("anywhere + mixup + margin")
+
+
+def test_a_name_of_two_rooms_follows_the_others_and_alone_means_the_one_without_a_room():
+    assert type(compose.loop("mlp")) is ActiveLearning
+    for spec in ("nets.mlp", "learn-from-rows(first=64) + mlp", "mlp + learn-from-rows(first=64)"):
+        made = compose.loop(spec)
+        assert type(made) is LearnFromRows
+        assert made.estimator.variant == "mlp"
+    assert type(compose.loop("mlp + margin")) is ActiveLearning
+    with pytest.raises(FewerError, match=r"joined: mlp \(active-learning or learn-from-rows\), sgd \(supervised or"):
+        compose.loop("mlp + sgd")
+    with pytest.raises(FewerError, match="mlp and boosting both fill the slot estimator of learn-from-rows"):
+        compose.loop("learn-from-rows + mlp + boosting")
+    with pytest.raises(FewerError, match=r"unknown name 'labels\.mlp'"):
+        compose.loop("labels.mlp")
+
+
+@pytest.mark.parametrize(
+    ("specs", "task", "expected"),
+    [
+        (["mlp", "boosting"], "digits", ["mlp", "boosting"]),
+        (["tabm", "mlp"], "digits", ["tabm", "learn-from-rows + mlp"]),
+        (["mlp(lr=0.1)", "nets.boosting"], "digits", ["learn-from-rows + mlp(lr=0.1)", "nets.boosting"]),
+        (["mlp", "margin"], "digits", ["mlp", "margin"]),
+        (["mlp"], "diabetes", ["learn-from-rows + mlp"]),  # nobody else takes this task
+        (["sgd", "mixup"], "digits", ["sgd", "mixup"]),
+        (["tabm", "margin", "mlp"], "digits", ["tabm", "margin", "mlp"]),  # nothing in common: the race says so
+        (["mlp", "no such name"], "digits", ["mlp", "no such name"]),
+        (["mlp", "seta"], "digits", ["mlp", "seta"]),
+        ([], "digits", []),
+    ],
+)
+def test_the_entries_of_a_race_decide_together(specs, task, expected):
+    assert compose.together(specs, compose.task(task)) == expected
+    assert compose.together(expected, compose.task(task)) == expected
+
+
+def test_every_loop_has_a_name_to_be_decided_by():
+    named = {part.make for part in catalogue.parts("loop").values()}
+    assert {home for filling in catalogue.fillings().values() for home in filling.loops} <= named
 
 
 def test_tasks():

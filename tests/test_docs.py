@@ -25,7 +25,10 @@ def commands():
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 if line.startswith("fewer "):
-                    yield pytest.param(shlex.split(line, comments=True)[1:], id=f"{page.name}: {line[:70]}")
+                    # what takes minutes says so, and is only checked for being understood
+                    marks = [pytest.mark.minutes] if "# minutes" in line else []
+                    words = shlex.split(line, comments=True)[1:]
+                    yield pytest.param(words, id=f"{page.name}: {line[:70]}", marks=marks)
 
 
 def parsed(words):
@@ -72,8 +75,11 @@ def folder(tmp_path_factory):
 QUICK = [
     each
     for each in commands()
-    if each.values[0][0] in ("list", "find", "show", "tasks", "select")
-    or (each.values[0][0] == "race" and "mnist5k" not in each.values[0])
+    if not each.marks
+    and (
+        each.values[0][0] in ("list", "find", "show", "tasks", "select")
+        or (each.values[0][0] == "race" and "mnist5k" not in each.values[0])
+    )
 ]
 
 
@@ -85,6 +91,20 @@ def test_a_quick_command_runs_as_written(words, folder):
         asked.to_csv(folder / words[words.index("--labels") + 1], index=False)
     done = subprocess.run([sys.executable, "-m", "fewer.cli", *words], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def examples():
+    """Blocks of Python that stand for themselves; those that need what a user has are marked ``py``."""
+    for page in PAGES:
+        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for number, block in enumerate(blocks):
+            yield pytest.param(block, id=f"{page.name}: {number}")
+
+
+@pytest.mark.parametrize("block", examples())
+def test_an_example_runs_as_written(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "example", "exec"), {})
 
 
 def test_the_readme_shows_the_verdicts_as_measured():

@@ -96,7 +96,9 @@ class Part:
     Parameters
     ----------
     name : str
-        Unique among the parts of its kind.
+        Unique among the parts of its kind.  A filling whose name another room has already is called
+        ``room.name``; the short name stands for it as well, where the loop leaves no other choice
+        (:mod:`fewer.compose`).
     kind : {"filling", "loop", "task"}
         What it is.
     room : str
@@ -195,9 +197,14 @@ def _read_parts(folder: Path) -> dict[Kind, dict[str, Part]]:
         for kind in kinds:
             for name, table in tables.get(kind, {}).items():
                 if name in found[kind]:
+                    also = f', or call it "{room}.{name}" where its loop is another' if kind == "filling" else ""
                     raise FewerError(
                         f"catalogue: the {kind} {name} is in {found[kind][name].room}/parts.toml and in "
-                        f"{room}/parts.toml; rename one of them"
+                        f"{room}/parts.toml; rename one of them{also}"
+                    )
+                if "." in name and (kind != "filling" or name.split(".")[0] != room):
+                    raise FewerError(
+                        f"catalogue: the {kind} {name} of {room}/parts.toml has a dot; only fillings do, as {room}.name"
                     )
                 try:
                     found[kind][name] = Part(name=name, kind=kind, room=room, **_hashable(table))
@@ -230,6 +237,12 @@ def _join(published: Mapping[str, Paper], baselines: Mapping[str, Part]) -> dict
         raise FewerError(
             f"catalogue: the filling {name} of {baselines[name].room}/parts.toml is also a paper; rename it"
         )
+    for name, part in baselines.items():
+        short = name.rpartition(".")[2]
+        namesakes = [each for each in baselines.values() if each.name.rpartition(".")[2] == short]
+        for other in namesakes:
+            if other is not part and set(other.loops) & set(part.loops):
+                raise FewerError(f"catalogue: {name} and {other.name} are fillings of one loop; rename one of them")
     return {slug: paper for slug, paper in published.items() if paper.state == "works"} | dict(baselines)
 
 

@@ -378,7 +378,8 @@ def _race_all(
 
     if workers == 0:
         task = compose.task(claim.task)
-        loops = {label: compose.loop(spec) for label, spec in claim.entries.items()}
+        specs = compose.together(list(claim.entries.values()), task)
+        loops = {label: compose.loop(spec) for label, spec in zip(claim.entries, specs, strict=True)}
         curves = {
             label: [Curve(tuple(loop.run(task, claim.budget, seed))) for seed in seeds] for label, loop in loops.items()
         }

@@ -3,13 +3,17 @@
 ``"hast + pcoreset"`` is looked up in the catalogue; each filling goes into its slot, the other
 slots keep the baseline.  A loop's own numbers are set by naming the loop:
 ``"active-learning(per_round=20) + margin"``.
+
+A name may stand for several fillings, such as ``mlp``, which learns from labels in one loop and from rows in
+another.  The other names of the spec decide, then those of the race (:func:`together`); a name for
+which nobody decides stands for the filling that is called so without a room in front.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,12 +62,13 @@ def loop(spec: str) -> Loop[Any, Any]:
         ...
     fewer.core.errors.FewerError: margin and k-centre both fill the slot query of active-learning; keep one of them
     """
-    uses = [_look_up(call) for call in parse(spec)]
-    homes = [home for home in uses[0].loops if all(home in use.loops for use in uses)]
+    meanings = [_look_up(call) for call in parse(spec)]
+    homes = _homes(meanings)
     if not homes:
-        parts = ", ".join(f"{use.call.name} ({' or '.join(map(_loop_name, use.loops))})" for use in uses)
+        parts = ", ".join(f"{each[0].call.name} ({' or '.join(map(_loop_name, _loops(each)))})" for each in meanings)
         raise FewerError(f"these belong to different loops and cannot be joined: {parts}")
     home = catalogue.resolve(homes[0])
+    uses = [next(use for use in each if homes[0] in use.loops) for each in meanings]
     slots: dict[str, Any] = {}
     filled_by: dict[str, str] = {}
     for use in uses:
@@ -85,6 +90,42 @@ def loop(spec: str) -> Loop[Any, Any]:
             filled_by[slot] = use.call.name
             slots[slot] = filling
     return home(**slots)
+
+
+def together(specs: Sequence[str], task: Task) -> list[str]:
+    """Write the specs of a race so that each alone stands for what it stands for beside the others.
+
+    Where all can run in one loop, they do.  If they can in several, it is one that takes the task, and of those
+    the one that the first spec would choose alone.
+
+    Parameters
+    ----------
+    specs : sequence of str
+        One for each entry.
+    task : Task
+        What they are raced on.
+
+    Returns
+    -------
+    list of str
+        The same, with the loop's name in front of those that would choose another one.
+
+    Examples
+    --------
+    >>> from fewer.tasks.digits import digits
+    >>> together(["tabm", "mlp", "margin"], digits())
+    ['tabm', 'mlp', 'margin']
+    >>> together(["mlp", "tabm"], digits())
+    ['learn-from-rows + mlp', 'tabm']
+    """
+    possible = [_possible(spec) for spec in specs]
+    common = [home for home in possible[0] if all(home in homes for homes in possible)] if possible else []
+    if len(common) > 1:
+        common = [home for home in common if isinstance(task, catalogue.resolve(home).accepts)] or common
+    return [
+        f"{_loop_name(common[0])} + {spec}" if common and homes[0] != common[0] else spec
+        for spec, homes in zip(specs, possible, strict=True)
+    ]
 
 
 def task(spec: str) -> Task:
@@ -112,13 +153,15 @@ def task(spec: str) -> Task:
     return _called(catalogue.resolve(known[call.name].make), call)
 
 
-def _look_up(call: Call) -> _Use:
+def _look_up(call: Call) -> list[_Use]:
+    """What a name may stand for, the one it stands for alone first."""
     loops, fillings = catalogue.parts("loop"), catalogue.parts("filling")
     if call.name in loops:
-        return _Use(call, loops[call.name].make, (loops[call.name].make,), (), True)
-    if call.name in fillings:
-        part = fillings[call.name]
-        return _Use(call, part.make, part.loops, part.slots, False)
+        return [_Use(call, loops[call.name].make, (loops[call.name].make,), (), True)]
+    found = [fillings[call.name]] if call.name in fillings else []
+    found += [part for name, part in fillings.items() if name == f"{part.room}.{call.name}"]
+    if found:
+        return [_Use(call, part.make, part.loops, part.slots, False) for part in found]
     papers = catalogue.papers()
     if call.name in papers:
         paper = papers[call.name]
@@ -126,9 +169,25 @@ def _look_up(call: Call) -> _Use:
             raise FewerError(f"{call.name} is planned and not there yet; 'fewer list --state works' shows what is")
         if not paper.loops:
             raise FewerError(f"{call.name} works after the fact and is not raced; see 'fewer show {call.name}'")
-        return _Use(call, paper.fills, paper.loops, paper.slots, False)
+        return [_Use(call, paper.fills, paper.loops, paper.slots, False)]
     working = [slug for slug, paper in papers.items() if paper.loop]
     raise FewerError(f"unknown name {call.name!r}; {nearest(call.name, [*loops, *fillings, *working])}")
+
+
+def _loops(meanings: Sequence[_Use]) -> list[str]:
+    return list(dict.fromkeys(home for use in meanings for home in use.loops))
+
+
+def _homes(meanings: Sequence[Sequence[_Use]]) -> list[str]:
+    """The loops in which all names have something to stand for, in the order of the first name's."""
+    return [home for home in _loops(meanings[0]) if all(home in _loops(each) for each in meanings)]
+
+
+def _possible(spec: str) -> list[str]:
+    try:
+        return _homes([_look_up(call) for call in parse(spec)])
+    except FewerError:  # loop() says so, to whoever knows which entry it is
+        return []
 
 
 def _make(use: _Use) -> Any:

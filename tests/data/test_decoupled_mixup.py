@@ -135,6 +135,24 @@ def test_confidence_in_both_classes_is_rewarded_where_they_competed_before():
     assert CrossEntropy()(both, pair(0, 1)).item() > 0.69
 
 
+@pytest.mark.parametrize("t", [0, 0.5, 2])
+def test_asymmetric_the_second_class_is_weighted_by_its_share_as_it_is(t):
+    logits, target = drawn(5)
+    plain = DecoupledMixup(eta=0)(logits, target)
+    ours, both = (
+        DecoupledMixup(eta=2, t=t, threshold=0.8, asymmetric=asymmetric)(logits, target) - plain
+        for asymmetric in (True, False)
+    )
+    assert not torch.allclose(ours, both)
+    only_first = DecoupledMixup(eta=2, t=t, threshold=0.8, mode="more", asymmetric=True)(logits, target) - plain
+    major = target.ratio >= 0.5
+    symmetric = DecoupledMixup(eta=2, t=t, threshold=0.8, mode="more")(logits, target) - plain
+    torch.testing.assert_close(only_first[major], symmetric[major])
+    # of the other rows only the guessed class is asked for: its weight is its share, so the term is that of t = 1
+    by_share = DecoupledMixup(eta=2, t=1, mode="more")(logits, target) - plain
+    torch.testing.assert_close(only_first[~major], by_share[~major])
+
+
 # --- sigmoid ---------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +175,12 @@ def test_rescaled_targets_lie_between_zero_and_one_and_rise_with_the_share(share
 def test_without_rescaling_both_classes_are_fully_there():
     assert DecoupledMixupSigmoid(t=0).two_hot(pair(0, 2, 0.1), 4).tolist() == [[1, 0, 1, 0]]
     assert DecoupledMixupSigmoid().two_hot(pair(1, 1, 0.3), 3).tolist() == [[0, 1, 0]]
+
+
+def test_asymmetric_the_second_target_is_its_share():
+    criterion = DecoupledMixupSigmoid(asymmetric=True)
+    assert criterion.two_hot(pair(0, 2, 0.6), 4)[0].tolist() == pytest.approx([0.75, 0, 0.4, 0])
+    assert criterion.two_hot(pair(1, 1, 0.6), 3).tolist() == [[0, 1, 0]]
 
 
 def test_the_sigmoid_loss_is_binary_cross_entropy_over_classes():

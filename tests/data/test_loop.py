@@ -260,6 +260,16 @@ def test_schedules_at_their_ends():
     assert {Constant().factor(at) for at in (0, 0.5, 1)} == {1.0}
 
 
+@pytest.mark.parametrize(("epochs", "expected"), [(0, [300, 600, 850]), (7, [300, 600, 700]), (6, [300, 600])])
+def test_points_may_be_several_epochs_apart_and_training_is_the_same(epochs, expected):
+    every = Supervised(model=SMALL, batch=50, epochs=epochs).learn(blobs(), 850).curve
+    some = Supervised(model=SMALL, batch=50, epochs=epochs, score_every=3).learn(blobs(), 850).curve
+    assert [point.spent for point in some] == expected
+    assert sum(point.extras["rows_visited"] for point in some) == expected[-1]
+    scores = {point.spent: point.score for point in every}
+    assert [point.score for point in some] == [scores[spent] for spent in expected]
+
+
 # --- targets and losses ----------------------------------------------------------------------------------------------
 
 
@@ -300,6 +310,8 @@ def test_requests_that_cannot_run():
         Supervised(batch=0)
     with pytest.raises(FewerError, match="epochs at least 0"):
         Supervised(epochs=-1)
+    with pytest.raises(FewerError, match="score_every is 0; give how many epochs make a point"):
+        Supervised(score_every=0)
     with pytest.raises(FewerError, match="below the first round, which takes 100"):
         Supervised(model=SMALL).run(blobs(), 99, 0)
     texts = Classification("texts", np.array(["a", "b"] * 20, dtype=object), np.arange(40) % 2, ("a", "b"), test=10)

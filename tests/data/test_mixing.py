@@ -118,6 +118,24 @@ def test_the_type_of_the_rows_is_kept(dtype):
         assert mixing(torch.rand(4, 1, 8).to(dtype), torch.arange(4), seeded())[0].dtype == dtype
 
 
+@pytest.mark.parametrize("mixing", [MixUp(), CutMix(), CutMix(inside=True)])
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.8, 1.0])
+def test_rows_are_blended_with_others_in_a_given_ratio(mixing, ratio):
+    x, others = torch.zeros(3, 2, 10, 10), torch.ones(3, 2, 10, 10)
+    mixed, share = mixing.blend(x, others, ratio, seeded())
+    assert mixed.mean().item() == pytest.approx(1 - share, abs=1e-6)
+    assert x.sum() == 0
+    if not isinstance(mixing, CutMix):
+        assert share == ratio
+    elif mixing.inside:
+        assert share == pytest.approx(ratio, abs=0.06)  # sides are whole numbers
+    else:
+        assert share >= ratio - 0.06  # what lies beyond the border is not pasted
+    if isinstance(mixing, CutMix):
+        assert torch.equal(mixed[0, 0], mixed[2, 1])
+        assert set(mixed.unique().tolist()) <= {0.0, 1.0}
+
+
 def test_one_row_is_mixed_with_itself():
     x, y = torch.rand(1, 1, 8), torch.tensor([2])
     for mixing in (MixUp(), CutMix()):
@@ -141,3 +159,5 @@ def test_what_cannot_be_mixed_is_refused(make):
 def test_cutmix_needs_places():
     with pytest.raises(FewerError, match=r"these are \(4,\); use mixup"):
         CutMix()(torch.zeros(3, 4), torch.arange(3))
+    with pytest.raises(FewerError, match=r"these are \(4,\); use mixup"):
+        CutMix().blend(torch.zeros(3, 4), torch.zeros(3, 4), 0.5)

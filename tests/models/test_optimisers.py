@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fewer.core.errors import FewerError
-from fewer.models.optimisers import SGD, AdamW, Constant, Cosine, set_rate
+from fewer.models.optimisers import SGD, AdamW, Constant, Cosine, parameter_groups, set_rate
 
 SHARES = st.floats(0, 1)
 
@@ -70,3 +70,35 @@ def test_they_are_torchs_own(ours, theirs):
 
 def test_constant():
     assert {Constant().factor(each / 4) for each in range(5)} == {1.0}
+
+
+class Slow(nn.Linear):
+    def own_groups(self):
+        return [{"params": [self.weight], "lr": 0.001, "weight_decay": 0.0}]
+
+
+def test_without_wishes_all_parameters_are_one_group_in_their_order():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    (group,) = parameter_groups(network)
+    assert list(group) == ["params"]
+    assert [id(each) for each in group["params"]] == [id(each) for each in network.parameters()]
+
+
+def test_a_layer_inside_a_network_has_its_own_rate_and_decay_and_the_schedule_scales_both_rates():
+    network = nn.Sequential(nn.Linear(2, 3), nn.Sequential(Slow(3, 3), nn.ReLU()), Slow(3, 1))
+    optimiser = AdamW(0.01, weight_decay=0.1).make(parameter_groups(network))
+    rest, slow = optimiser.param_groups
+    assert (rest["lr"], rest["weight_decay"], slow["lr"], slow["weight_decay"]) == (0.01, 0.1, 0.001, 0.0)
+    assert {id(each) for each in slow["params"]} == {id(network[1][0].weight), id(network[2].weight)}
+    assert len(rest["params"]) + len(slow["params"]) == len(list(network.parameters()))
+    set_rate(optimiser, 0.5)
+    assert (rest["lr"], slow["lr"]) == (0.005, 0.0005)
+
+
+def test_a_shared_weight_is_moved_once():
+    layer = Slow(2, 2)
+    other = Slow(2, 2)
+    other.weight = layer.weight
+    groups = parameter_groups(nn.ModuleList([layer, other]))
+    assert [len(group["params"]) for group in groups] == [2, 1]
+    SGD().make(groups)

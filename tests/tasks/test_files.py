@@ -11,6 +11,7 @@ from sklearn.datasets import load_breast_cancer
 from fewer.compose import task as compose
 from fewer.core.errors import FewerError
 from fewer.tasks.files import csv, parquet
+from fewer.tasks.regression import Regression
 
 GOOD = "a,b,t\n1,2,x\n3,4,y\n5,6,x\n7,8,y\n"
 
@@ -184,3 +185,55 @@ def test_bad_parquet_files(tmp_path):
     whole.write_bytes(whole.read_bytes()[:middle] + bytes(50) + whole.read_bytes()[middle + 50 :])
     with pytest.raises(FewerError, match="cannot be read as Parquet"):
         parquet(str(whole), "t")
+
+
+PRICES = "size,kind,price\n1,a,1.5\n2,b,2.5\n3,a,4.25\n4,b,5\n5,a,6\n"
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_a_number_can_be_the_target(tmp_path, format):
+    (tmp_path / "prices.csv").write_text(PRICES)
+    read = csv
+    if format == "parquet":
+        pd.read_csv(tmp_path / "prices.csv").to_parquet(tmp_path / "prices.parquet")
+        read = parquet
+    path = str(tmp_path / f"prices.{format}")
+    task = read(path, "price", categorical="kind", kind="regression")
+    assert isinstance(task, Regression)
+    assert (task.name, task.metric, task.standardise) == (f"prices.{format}", "r2", True)
+    assert task.x.tolist() == [[1, 1, 0], [2, 0, 1], [3, 1, 0], [4, 0, 1], [5, 1, 0]]
+    assert task.y.tolist() == [1.5, 2.5, 4.25, 5, 6]
+    other = read(path, "price", categorical="kind", kind="regression", metric="-rmse", test=2)
+    assert (other.metric, len(other.split(0).test_y)) == ("-rmse", 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (PRICES, {"kind": "ranking"}, "unknown kind 'ranking'; choose 'classification' or 'regression'"),
+        (PRICES, {"metric": "accuracy"}, "unknown metric 'accuracy'; choose r2 or -rmse"),
+        (PRICES, {"weak": "size"}, "weak labels are of classes; leave out weak= or kind='regression'"),
+        (
+            PRICES.replace("2.5", "much"),
+            {},
+            "column 'price' holds 'much' in data row 2, which is no number; for classes",
+        ),
+        (PRICES.replace("2.5", ""), {}, "column 'price' has no target in data row 2; drop those rows"),
+        (PRICES.replace("2.5", "inf"), {}, "column 'price' is infinite in data row 2"),
+        ("size,kind,price\n", {}, "there are no rows"),
+        ("size,kind,price\n1,a,3\n2,b,3\n", {}, "the target is 3 in every row, so there is nothing to predict"),
+    ],
+)
+def test_targets_that_are_no_numbers_are_refused(tmp_path, data, options, message):
+    (tmp_path / "prices.csv").write_text(data)
+    with pytest.raises(FewerError, match=f"^prices.csv: {message}") as caught:
+        csv(str(tmp_path / "prices.csv"), "price", **{"kind": "regression", "categorical": "kind", **options})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_target_of_measurements_leads_to_regression(tmp_path):
+    (tmp_path / "prices.csv").write_text(PRICES)
+    with pytest.raises(FewerError, match=r"holds measurements such as 1.5; .* or say kind='regression'"):
+        csv(str(tmp_path / "prices.csv"), "price", categorical="kind")
+    with pytest.raises(FewerError, match=r"5 different values in 5 rows; .* or say kind='regression'"):
+        csv(str(tmp_path / "prices.csv"), "size", categorical="kind")

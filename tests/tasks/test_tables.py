@@ -177,6 +177,28 @@ class TestColumns:
         assert np.array_equal(task(data.astype({"c": "category"})).x, task(data, categorical=["c"]).x)
         assert task(categorical="a", features="a").x.tolist() == np.eye(4).tolist()
 
+    def test_columns_of_words_are_categories_without_being_named(self):
+        data = frame(c=["u", None, " ", "w"])  # a gap is a value of its own, and so is a cell of spaces
+        assert task(data).x[:, 2:].tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 1, 0]]
+        for kind in ("object", "str", "category"):
+            assert np.array_equal(
+                task(frame(c=["u", "v", "u", "w"]).astype({"c": kind})).x, task(frame(c=list("uvuw"))).x
+            )
+        with pytest.raises(
+            FewerError, match="column 'c' holds 'u' in data row 1, which is no number; list it in categ"
+        ):
+            task(frame(c=["u", "2", "3", "4"]))
+        assert task(frame(c=["u", "2", "3", "4"]), categorical="c").x.shape == (4, 6)
+        many = pd.DataFrame({"id": [f"c{row}" for row in range(60)], "t": ["x", "y"] * 30})
+        with pytest.raises(FewerError, match=r"column 'id' has 60 different values, more than the 50 .*drop=\['id'\]"):
+            task(many)
+
+    def test_a_cell_of_spaces_is_a_gap_among_numbers(self):
+        data = frame(c=["1", "  ", "5", "4"])
+        with pytest.raises(FewerError, match="column 'c' has no value in data row 2; fill them, give impute='median'"):
+            task(data)
+        assert task(data, impute="median").x[:, 2].tolist() == [1, 4, 5, 4]
+
     def test_weak_labels_are_no_feature(self):
         made = task(frame(w=[0.1, 0.9, 0.2, 0.8]), weak="w")
         assert made.x.shape == (4, 2)

@@ -142,12 +142,12 @@ class Loop(ABC, Generic[T, S]):
     ----------
     unit : str
         What the budget counts, ``"labels"``.
-    accepts : type of Task
-        The kind of task this loop runs on.
+    accepts : type of Task, or tuple of them
+        The kinds of task this loop runs on.
     """
 
     unit: ClassVar[str]
-    accepts: ClassVar[type[Task]]
+    accepts: ClassVar[type[Task] | tuple[type[Task], ...]]
 
     @abstractmethod
     def start(self, task: T, budget: int, seed: int) -> S:
@@ -186,9 +186,9 @@ class Loop(ABC, Generic[T, S]):
             If the task is of another kind, or the budget is below the first point.
         """
         if not isinstance(task, self.accepts):
-            raise FewerError(
-                f"{type(self).__name__} runs on a {self.accepts.__name__} task; {task.name} is a {type(task).__name__}"
-            )
+            kinds = self.accepts if isinstance(self.accepts, tuple) else (self.accepts,)
+            named = " or ".join(kind.__name__ for kind in kinds)
+            raise FewerError(f"{type(self).__name__} runs on a {named} task; {task.name} is a {type(task).__name__}")
         least = self.least(task)  # pyright: ignore[reportArgumentType]
         if budget < least:
             raise FewerError(

@@ -14,8 +14,7 @@ For logits z of a row mixed from the classes a and b in the ratio u to 1 - u::
 Rows whose classes are equal, or of which nothing was mixed, have plain cross-entropy.  The sigmoid
 version needs no such term, as sigmoids do not compete; it rescales the two-hot target instead.
 
-Not included: DMixMatch, the paper's semi-supervised use, which needs unlabelled rows and a second
-head beside a moving average of the network.
+The paper's semi-supervised use of this loss, DMixMatch, is :class:`fewer.labels.dmixmatch.DMixMatch`.
 
 References
 ----------
@@ -61,6 +60,9 @@ class DecoupledMixup:
         Power in ``r``; 0 weights both classes alike, whatever their shares.
     threshold : float, default 1
         Share from which a class has the full weight, in (0, 1].
+    asymmetric : bool, default False
+        Rescale the first class's share only and weight the second one's term with its share as it is: for mixes of
+        which the second class is a guess.
 
     Notes
     -----
@@ -82,6 +84,7 @@ class DecoupledMixup:
     mode: Literal["both", "less", "more"] = "both"
     t: float = 1.0
     threshold: float = 1.0
+    asymmetric: bool = False
 
     def __post_init__(self) -> None:
         if not (self.eta >= 0 and math.isfinite(self.eta)):
@@ -126,6 +129,8 @@ class DecoupledMixup:
 
     def _weights(self, classes: Int[Tensor, "2 batch"], shares: Float[Tensor, "2 batch"]) -> Float[Tensor, "2 batch"]:
         weights = self.eta * _rescaled(shares, self.t, self.threshold)
+        if self.asymmetric:
+            weights = torch.stack((weights[0], self.eta * shares[1]))
         mixed = (classes[0] != classes[1]) & (shares > 0).all(dim=0)
         if self.mode != "both":
             smaller = torch.stack((shares[0] < 0.5, shares[0] >= 0.5))
@@ -146,6 +151,8 @@ class DecoupledMixupSigmoid:
         Power; 0 gives both classes the target 1.
     threshold : float, default 0.8
         Share from which a class counts as fully there, in (0, 1].
+    asymmetric : bool, default False
+        Rescale the first class only; the second one's target is its share, as it is.
 
     Examples
     --------
@@ -156,6 +163,7 @@ class DecoupledMixupSigmoid:
 
     t: float = 1.0
     threshold: float = 0.8
+    asymmetric: bool = False
 
     def __post_init__(self) -> None:
         _check_rescaling("decoupled-mixup-sigmoid", self.t, self.threshold)
@@ -169,10 +177,11 @@ class DecoupledMixupSigmoid:
 
     def two_hot(self, target: Target, classes: int) -> Float[Tensor, "batch classes"]:
         """The rescaled target; equal classes make one 1."""
-        first, second = (
-            nn.functional.one_hot(each, classes) * _rescaled(share, self.t, self.threshold)[:, None]
-            for each, share in ((target.first, target.ratio), (target.second, 1 - target.ratio))
-        )
+        rest = 1 - target.ratio
+        share = _rescaled(target.ratio, self.t, self.threshold)
+        other = rest if self.asymmetric else _rescaled(rest, self.t, self.threshold)
+        first = nn.functional.one_hot(target.first, classes) * share[:, None]
+        second = nn.functional.one_hot(target.second, classes) * other[:, None]
         same = (target.first == target.second)[:, None]
         return torch.where(same, nn.functional.one_hot(target.first, classes).to(first.dtype), first + second)
 

@@ -21,7 +21,7 @@ from fewer.core.ledger import Ledger
 from fewer.core.loop import Loop, State
 from fewer.core.seeding import generator, torch_generator
 from fewer.models.classifier import Architecture, Classifier, ConvNet
-from fewer.models.optimisers import SGD, Cosine, Optimiser, Schedule, set_rate
+from fewer.models.optimisers import SGD, Cosine, Optimiser, Schedule, parameter_groups, set_rate
 from fewer.tasks.classification import Classification
 
 
@@ -194,7 +194,7 @@ class SupervisedState(State):
 
 @dataclass(frozen=True)
 class Supervised(Loop[Classification, SupervisedState]):
-    """Train a classifier; the curve is the test score against sample visits, a point an epoch.
+    """Train a classifier; the curve is the test score against sample visits, by default a point an epoch.
 
     Parameters
     ----------
@@ -216,6 +216,8 @@ class Supervised(Loop[Classification, SupervisedState]):
         Stop after so many epochs, and let the schedule end there, even if visits are left: what a
         sampler that visits fewer rows then saves is seen in ``spent``.  With 0, train until the
         visits are used up.
+    score_every : int, default 1
+        Epochs between the points of the curve: more where scoring takes longer than an epoch of few rows.
 
     Examples
     --------
@@ -236,10 +238,13 @@ class Supervised(Loop[Classification, SupervisedState]):
     schedule: Schedule = field(default_factory=Cosine)
     batch: int = 100
     epochs: int = 0
+    score_every: int = 1
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.epochs < 0:
             raise FewerError(f"batch must be at least 1 and epochs at least 0; they are {self.batch} and {self.epochs}")
+        if self.score_every < 1:
+            raise FewerError(f"score_every is {self.score_every}; give how many epochs make a point, 1 or more")
 
     def least(self, task: Classification) -> int:
         """One batch."""
@@ -262,14 +267,29 @@ class Supervised(Loop[Classification, SupervisedState]):
             test_x=torch.from_numpy(np.ascontiguousarray(split.test_x, dtype=np.float32)).to(where),
             test_y=split.test_y,
             network=network,
-            optimiser=self.optimiser.make(network.parameters()),
+            optimiser=self.optimiser.make(parameter_groups(network)),
             losses=np.full(len(split.y), np.nan, dtype=np.float32),
             rng=generator(seed, "sampler"),
             draws=torch_generator(seed, "mixing"),
         )
 
     def advance(self, state: SupervisedState) -> Point:
-        """Train for one epoch, then score."""
+        """Train for one epoch or several, then score."""
+        visited, report = 0, {}
+        for _ in range(self.score_every):
+            rows, report = self._one_epoch(state)
+            visited += rows
+            if state.exhausted or state.ledger.spent >= state.budget:
+                break
+        extras = {"epoch": float(state.epoch), "rows_visited": float(visited), **report}
+        return Point(state.ledger.spent, self._score(state), extras)
+
+    def result(self, state: SupervisedState) -> Classifier:
+        """The trained network."""
+        return state.network
+
+    def _one_epoch(self, state: SupervisedState) -> tuple[int, dict[str, float]]:
+        """Train for an epoch; give the rows it visited and what the slots report."""
         epoch = self._epoch(state)
         chosen = self.sampler.select(epoch)
         left = state.budget - state.ledger.spent
@@ -282,12 +302,7 @@ class Supervised(Loop[Classification, SupervisedState]):
         self._train(state, rows, weights, epoch)
         state.epoch += 1
         state.exhausted = bool(self.epochs) and state.epoch >= self.epochs
-        extras = {"epoch": float(state.epoch), "rows_visited": float(len(rows)), **epoch.report}
-        return Point(state.ledger.spent, self._score(state), extras)
-
-    def result(self, state: SupervisedState) -> Classifier:
-        """The trained network."""
-        return state.network
+        return len(rows), epoch.report
 
     def _epoch(self, state: SupervisedState) -> Epoch:
         rows = len(state.y)

@@ -74,6 +74,32 @@ class MixUp:
         ratio, partner = _draw(self.alpha, x, generator)
         return torch.lerp(x[partner], x, ratio), _target(y, partner, ratio)
 
+    def blend(
+        self,
+        x: Float[Tensor, "batch ..."],
+        others: Float[Tensor, "batch ..."],
+        ratio: float,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "batch ..."], float]:
+        """Mix each row with the one at its place among ``others``, in a given ratio.
+
+        Parameters
+        ----------
+        x, others : float tensor (batch, ...)
+            Rows of equal shape; left as they are.
+        ratio : float
+            Wanted share of ``x``.
+        generator : torch Generator, optional
+            For what is drawn beside the ratio, which here is nothing.
+
+        Returns
+        -------
+        mixed : float tensor (batch, ...)
+        share : float
+            How much of ``x`` is left.
+        """
+        return torch.lerp(others, x, ratio), ratio
+
     def mix(self, batch: Batch) -> tuple[Float[Tensor, "batch ..."], Target]:
         """Mix a batch of the loop."""
         return self(batch.x, batch.y, batch.generator)
@@ -116,14 +142,36 @@ class CutMix:
     ) -> tuple[Float[Tensor, "batch channels *places"], Target]:
         """Mix rows of shape (channels, length), (channels, height, width) or more; see :meth:`MixUp.__call__`."""
         _check_batch(x, y)
-        sides = x.shape[2:]
-        if not sides:
-            raise FewerError(
-                f"cutmix needs rows of (channels, length) or (channels, height, width); these are {tuple(x.shape[1:])}; "
-                "use mixup"
-            )
+        _check_sides(x)
         intended, partner = _draw(self.alpha, x, generator)
-        share = (1 - intended) ** (1 / len(sides))
+        where, left = self._box(x.shape[2:], intended, generator)
+        mixed = x.clone()
+        mixed[where] = x[where][partner]
+        return mixed, _target(y, partner, left)
+
+    def blend(
+        self,
+        x: Float[Tensor, "batch channels *places"],
+        others: Float[Tensor, "batch channels *places"],
+        ratio: float,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "batch channels *places"], float]:
+        """Paste a box of the row at the same place among ``others`` over each row; see :meth:`MixUp.blend`."""
+        _check_sides(x)
+        where, left = self._box(x.shape[2:], ratio, generator)
+        mixed = x.clone()
+        mixed[where] = others[where]
+        return mixed, left
+
+    def mix(self, batch: Batch) -> tuple[Float[Tensor, "batch ..."], Target]:
+        """Mix a batch of the loop."""
+        return self(batch.x, batch.y, batch.generator)
+
+    def _box(
+        self, sides: tuple[int, ...], ratio: float, generator: torch.Generator | None
+    ) -> tuple[tuple[slice, ...], float]:
+        """Where to paste, and how much of the row is then left."""
+        share = (1 - ratio) ** (1 / len(sides))
         box: list[slice] = []
         for side in sides:
             length = round(side * share)
@@ -132,20 +180,27 @@ class CutMix:
             else:
                 begin = int(torch.randint(side, (), generator=generator)) - length // 2
             box.append(slice(max(begin, 0), min(begin + length, side)))
-        where = (slice(None), slice(None), *box)
-        mixed = x.clone()
-        mixed[where] = x[where][partner]
         pasted = math.prod(part.stop - part.start for part in box) / math.prod(sides)
-        return mixed, _target(y, partner, 1 - pasted)
+        return (slice(None), slice(None), *box), 1 - pasted
 
-    def mix(self, batch: Batch) -> tuple[Float[Tensor, "batch ..."], Target]:
-        """Mix a batch of the loop."""
-        return self(batch.x, batch.y, batch.generator)
+
+def draw_ratio(alpha: float, generator: torch.Generator | None = None) -> float:
+    """Draw a ratio from Beta(alpha, alpha), by inverting its distribution."""
+    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
+    return float(betaincinv(alpha, alpha, uniform))
 
 
 def _check_alpha(name: str, alpha: float) -> None:
     if not (alpha > 0 and math.isfinite(alpha)):
         raise FewerError(f"{name}: alpha must be positive, {alpha} was given; for no mixing leave {name} out")
+
+
+def _check_sides(x: Tensor) -> None:
+    if x.ndim < 3:
+        raise FewerError(
+            f"cutmix needs rows of (channels, length) or (channels, height, width); these are {tuple(x.shape[1:])}; "
+            "use mixup"
+        )
 
 
 def _check_batch(x: Tensor, y: Tensor) -> None:
@@ -159,10 +214,9 @@ def _check_batch(x: Tensor, y: Tensor) -> None:
 
 
 def _draw(alpha: float, x: Tensor, generator: torch.Generator | None) -> tuple[float, Tensor]:
-    """A ratio from Beta(alpha, alpha), by inverting its distribution, and a random partner for each row."""
-    uniform = torch.rand((), generator=generator, dtype=torch.float64).item()
-    partner = torch.randperm(len(x), generator=generator).to(x.device)
-    return float(betaincinv(alpha, alpha, uniform)), partner
+    """A ratio, and a random partner for each row."""
+    ratio = draw_ratio(alpha, generator)
+    return ratio, torch.randperm(len(x), generator=generator).to(x.device)
 
 
 def _target(y: Tensor, partner: Tensor, ratio: float) -> Target:

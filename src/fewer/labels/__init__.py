@@ -18,7 +18,9 @@ _HOMES = {
     "ActiveLearning": "fewer.labels.loop",
     "BADGE": "fewer.labels.queries",
     "ClassBalanced": "fewer.labels.queries",
+    "DMixMatch": "fewer.labels.dmixmatch",
     "Entropy": "fewer.labels.queries",
+    "FixMatch": "fewer.labels.fixmatch",
     "HAST": "fewer.labels.hast",
     "KCentre": "fewer.labels.queries",
     "LabelBudget": "fewer.labels.label_budget",
@@ -48,7 +50,9 @@ __all__ = [
     "ActiveKD",
     "ActiveLearning",
     "ClassBalanced",
+    "DMixMatch",
     "Entropy",
+    "FixMatch",
     "KCentre",
     "LabelBudget",
     "LeastConfidence",
@@ -66,6 +70,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fewer.labels.distillation import ActiveKD
+    from fewer.labels.dmixmatch import DMixMatch
+    from fewer.labels.fixmatch import FixMatch
     from fewer.labels.hast import HAST
     from fewer.labels.k_centre import k_centre_greedy
     from fewer.labels.label_budget import LabelBudget

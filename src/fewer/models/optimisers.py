@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from fewer.core.errors import FewerError
 
+Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+"""What torch's optimisers take: parameters, or groups of them that bring settings of their own."""
+
 
 class Optimiser(Protocol):
     """How the parameters are moved."""
 
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, parameters: Parameters) -> torch.optim.Optimizer:
         """Build the torch optimiser at its peak learning rate."""
         ...
 
@@ -51,7 +54,7 @@ class SGD:
     momentum: float = 0.9
     weight_decay: float = 5e-4
 
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, parameters: Parameters) -> torch.optim.Optimizer:
         """Build it."""
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, foreach=True
@@ -73,7 +76,7 @@ class AdamW:
     lr: float = 1e-3
     weight_decay: float = 0.01
 
-    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    def make(self, parameters: Parameters) -> torch.optim.Optimizer:
         """Build it."""
         return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
 
@@ -118,6 +121,50 @@ class Constant:
     def factor(self, progress: float) -> float:
         """One."""
         return 1.0
+
+
+def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
+    """Give a network's parameters to an optimiser, those apart that a layer wants moved in its own way.
+
+    A layer asks by a method ``own_groups()``, which lists torch's parameter groups: ``params``, and what shall differ
+    from the optimiser's defaults, such as ``lr`` (at its peak) or ``weight_decay``.  Groups of equal settings are joined,
+    and one group of all parameters remains where no layer asks.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Of any layers.
+
+    Returns
+    -------
+    list of dict
+        The rest first, then what was asked for.
+
+    Examples
+    --------
+    >>> class Still(nn.Linear):
+    ...     def own_groups(self):
+    ...         return [{"params": [self.weight], "weight_decay": 0.0}]
+    >>> groups = parameter_groups(nn.Sequential(nn.Linear(2, 2), Still(2, 2), Still(2, 2)))
+    >>> [(len(group.pop("params")), group) for group in groups]
+    [(4, {}), (2, {'weight_decay': 0.0})]
+    """
+    asked: list[tuple[dict[str, Any], list[nn.Parameter]]] = []
+    apart: set[int] = set()
+    for module in network.modules():
+        for group in module.own_groups() if hasattr(module, "own_groups") else ():  # pyright: ignore[reportCallIssue]
+            settings = {name: value for name, value in group.items() if name != "params"}
+            # a weight that two layers share is moved once
+            new = [parameter for parameter in group["params"] if id(parameter) not in apart]
+            apart.update(map(id, new))
+            for known, members in asked:
+                if known == settings:
+                    members.extend(new)
+                    break
+            else:
+                asked.append((settings, new))
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in apart]
+    return [{"params": rest}, *({"params": members, **settings} for settings, members in asked)]
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:

@@ -70,7 +70,8 @@ def race(
     fresh : bool, default False
         Forget what the store has of these runs, and run them all.
     compose : str, default "fewer.compose"
-        A module with ``loop(spec)`` and ``task(spec)``: your own, to race what is not in the library.
+        A module with ``loop(spec)`` and ``task(spec)``: your own, to race what is not in the library.  It may
+        have :func:`fewer.compose.together` too.
 
     Returns
     -------
@@ -156,6 +157,8 @@ def _plan(
     task = canonical(task)
     builder = importlib.import_module(compose)
     made: Task = builder.task(task)
+    if hasattr(builder, "together"):
+        specs = _entries(dict(zip(specs, builder.together(list(specs.values()), made), strict=True)))
     loops: dict[str, Loop] = {}
     for label, spec in specs.items():
         try:

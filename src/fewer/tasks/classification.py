@@ -115,21 +115,11 @@ class Classification(Task):
     origin: str | None = None
 
     def __post_init__(self) -> None:
-        if len(self.x) != len(self.y):
-            raise FewerError(f"{self.name}: {len(self.x)} rows but {len(self.y)} labels; give one label a row")
+        check_shape(self.name, self.x, len(self.y), self.rows, self.test)
         counts = np.bincount(self.y, minlength=len(self.classes)) if len(self.y) else np.zeros(0)
         if np.count_nonzero(counts) < 2:
             only = self.classes[int(counts.argmax())] if counts.any() else "none"
             raise FewerError(f"{self.name}: at least two classes are needed; the labels hold only one ({only})")
-        if self.x.dtype.kind == "f" and not np.isfinite(self.x).all():
-            bad = np.flatnonzero(~np.isfinite(self.x.reshape(len(self.x), -1)).all(axis=1))
-            raise FewerError(
-                f"{self.name}: {len(bad)} rows hold NaN or infinity (the first is row {bad[0]}); fill or drop them"
-            )
-        if self.rows is not None and (isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1):
-            raise FewerError(f"{self.name}: rows={self.rows!r}; give how many rows of the pool to use, 1 or more")
-        if isinstance(self.test, bool) or not isinstance(self.test, int | float):
-            raise FewerError(f"{self.name}: test={self.test!r}; give a number of rows, or a share such as 0.2")
         if self.metric not in ("accuracy", "balanced accuracy", "macro-f1"):
             raise FewerError(
                 f"{self.name}: unknown metric {self.metric!r}; choose accuracy, balanced accuracy or macro-f1"
@@ -155,7 +145,7 @@ class Classification(Task):
         order = rng.permutation(len(self.y))
         aside, order = order[: self.helper_rows], order[self.helper_rows :]
         if self.held_out is None:
-            test = _stratified(self.y[order], self._test_rows(len(order)), rng)
+            test = _stratified(self.y[order], rows_held_out(self.name, self.test, len(order)), rng)
             test_x, test_y = self.x[order[test]], self.y[order[test]]
             order = np.delete(order, test)
         else:
@@ -167,9 +157,7 @@ class Classification(Task):
         pool_x = self.x[order]
         aside_x = self.x[aside]
         if self.standardise:
-            mean, deviation = pool_x.mean(axis=0), pool_x.std(axis=0)
-            scale = np.where(deviation > 0, deviation, 1)  # a constant feature is only centred
-            pool_x, test_x, aside_x = ((part - mean) / scale for part in (pool_x, test_x, aside_x))
+            pool_x, test_x, aside_x = standardised(pool_x, test_x, aside_x)
         split = Split(
             pool_x,
             self.y[order],
@@ -196,13 +184,63 @@ class Classification(Task):
         """Copy the task with some fields changed."""
         return replace(self, **changes)  # pyright: ignore[reportArgumentType]
 
-    def _test_rows(self, rows: int) -> int:
-        count = round(self.test * rows) if isinstance(self.test, float) else self.test
-        if not 0 < count < rows:
-            raise FewerError(
-                f"{self.name}: test={self.test} of {rows} rows leaves nothing to score or nothing to learn"
-            )
-        return count
+
+def check_shape(
+    name: str, x: Shaped[np.ndarray, "rows ..."], targets: int, rows: int | None, test: int | float
+) -> None:
+    """Refuse rows that cannot be learned from, and numbers of rows that make no sense.
+
+    Raises
+    ------
+    FewerError
+        Named by the task's ``name``.
+
+    Examples
+    --------
+    >>> check_shape("toy", np.zeros((3, 2)), targets=2, rows=None, test=0.2)
+    Traceback (most recent call last):
+        ...
+    fewer.core.errors.FewerError: toy: 3 rows but 2 labels; give one label a row
+    """
+    if len(x) != targets:
+        raise FewerError(f"{name}: {len(x)} rows but {targets} labels; give one label a row")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
+        raise FewerError(f"{name}: {len(bad)} rows hold NaN or infinity (the first is row {bad[0]}); fill or drop them")
+    if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        raise FewerError(f"{name}: rows={rows!r}; give how many rows of the pool to use, 1 or more")
+    if isinstance(test, bool) or not isinstance(test, int | float):
+        raise FewerError(f"{name}: test={test!r}; give a number of rows, or a share such as 0.2")
+
+
+def rows_held_out(name: str, test: int | float, rows: int) -> int:
+    """How many of ``rows`` are held out for scoring.
+
+    Examples
+    --------
+    >>> rows_held_out("toy", 0.2, 10), rows_held_out("toy", 3, 10)
+    (2, 3)
+    """
+    count = round(test * rows) if isinstance(test, float) else test
+    if not 0 < count < rows:
+        raise FewerError(f"{name}: test={test} of {rows} rows leaves nothing to score or nothing to learn")
+    return count
+
+
+def standardised(
+    pool: Shaped[np.ndarray, "pool ..."], *others: Shaped[np.ndarray, "rows ..."]
+) -> tuple[Shaped[np.ndarray, "rows ..."], ...]:
+    """Centre and scale the pool and other rows by the pool's mean and standard deviation.
+
+    Examples
+    --------
+    >>> standardised(np.array([[1.0], [3.0]]), np.array([[5.0]]))
+    (array([[-1.],
+           [ 1.]]), array([[3.]]))
+    """
+    mean, deviation = pool.mean(axis=0), pool.std(axis=0)
+    scale = np.where(deviation > 0, deviation, 1)  # a constant feature is only centred
+    return tuple((part - mean) / scale for part in (pool, *others))
 
 
 def _stratified(y: np.ndarray, count: int, rng: np.random.Generator) -> Int[np.ndarray, " count"]:

@@ -16,8 +16,9 @@ from typing import Literal
 import pandas as pd
 
 from fewer.core.errors import FewerError
-from fewer.tasks.classification import Classification, Metric
-from fewer.tasks.tables import Columns
+from fewer.tasks.classification import Classification
+from fewer.tasks.regression import Regression
+from fewer.tasks.tables import Columns, Kind
 
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL"]
 """What counts as a gap in a CSV file; ``None`` does not, for it may be the name of a class."""
@@ -34,10 +35,11 @@ def csv(
     embed: Literal["tfidf", "minilm"] | None = "tfidf",
     weak: str | None = None,
     impute: Literal["median"] | None = None,
-    metric: Metric = "accuracy",
+    kind: Kind = "classification",
+    metric: str | None = None,
     test: int | float = 0.2,
     separator: str = ",",
-) -> Classification:
+) -> Classification | Regression:
     r"""Make a task of a CSV file.
 
     Parameters
@@ -45,19 +47,21 @@ def csv(
     path : str
         A file in UTF-8 with the names of the columns in its first line; may be compressed (``.gz``).
     target : str
-        The column with the class of each row: texts, whole numbers or truth values.
+        The column with the class of each row: texts, whole numbers or truth values; or with its number.
     features, drop, categorical, text, embed, weak, impute
         What the other columns are for; see :class:`fewer.tasks.tables.Columns`.
-    metric : {"accuracy", "balanced accuracy", "macro-f1"}
-        The score.
+    kind : {"classification", "regression"}, default "classification"
+        Whether the target is a class or a number.
+    metric : {"accuracy", "balanced accuracy", "macro-f1"}, or {"r2", "-rmse"}
+        The score of classes, or of numbers; the first by default.
     test : int or float, default 0.2
-        Rows, or share of rows, held out for scoring, stratified, anew for each seed.
+        Rows, or share of rows, held out for scoring, anew for each seed, classes in their shares.
     separator : str, default ","
         What stands between the columns, one character.
 
     Returns
     -------
-    Classification
+    Classification or Regression
         ``x`` of shape (rows, features), standardised by the pool; texts as ``embed`` says.
 
     Raises
@@ -70,13 +74,13 @@ def csv(
     >>> import tempfile, pathlib
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "churn.csv"
     >>> _ = file.write_text("age,plan,left\n31,a,no\n45,b,yes\n28,a,no\n52,b,yes\n")
-    >>> task = csv(str(file), target="left", categorical="plan", test=2)
+    >>> task = csv(str(file), target="left", test=2)
     >>> task.x.tolist(), task.classes
     ([[31.0, 1.0, 0.0], [45.0, 0.0, 1.0], [28.0, 1.0, 0.0], [52.0, 0.0, 1.0]], ('no', 'yes'))
     """
     file = existing(path)
     columns = Columns(target, features, drop, categorical, text, embed, weak, impute)
-    return columns.task(_read_csv(file, separator), file.name, metric, test)
+    return columns.task(read_csv(file, separator), file.name, metric, test, kind)
 
 
 def parquet(
@@ -90,9 +94,10 @@ def parquet(
     embed: Literal["tfidf", "minilm"] | None = "tfidf",
     weak: str | None = None,
     impute: Literal["median"] | None = None,
-    metric: Metric = "accuracy",
+    kind: Kind = "classification",
+    metric: str | None = None,
     test: int | float = 0.2,
-) -> Classification:
+) -> Classification | Regression:
     """Make a task of a Parquet file; see :func:`csv` for the arguments.
 
     Columns of pandas' ``category`` type are categories without being named.
@@ -102,18 +107,9 @@ def parquet(
     FewerError
         If the file cannot be read, or its columns do not make a task.
     """
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
     file = existing(path)
     columns = Columns(target, features, drop, categorical, text, embed, weak, impute)
-    try:
-        with ParquetFile(file) as opened:
-            _refuse_twins(opened.schema_arrow.names, file.name)
-            frame = opened.read().to_pandas()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise FewerError(f"{file.name} cannot be read as Parquet ({first_line(error)}); write it again") from error
-    return columns.task(frame, file.name, metric, test)
+    return columns.task(read_parquet(file), file.name, metric, test, kind)
 
 
 def existing(path: str) -> Path:
@@ -124,7 +120,21 @@ def existing(path: str) -> Path:
     return file
 
 
-def _read_csv(file: Path, separator: str) -> pd.DataFrame:
+def read_parquet(file: Path) -> pd.DataFrame:
+    """Read a Parquet file, or say why it cannot be read."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(file) as opened:
+            _refuse_twins(opened.schema_arrow.names, file.name)
+            return opened.read().to_pandas()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise FewerError(f"{file.name} cannot be read as Parquet ({first_line(error)}); write it again") from error
+
+
+def read_csv(file: Path, separator: str) -> pd.DataFrame:
+    """Read a CSV file, or say why it cannot be read."""
     if not isinstance(separator, str) or len(separator) != 1:
         raise FewerError(f"{file.name}: separator is {separator!r}; give one character, such as ';'")
     common = {"sep": separator, "encoding": "utf-8-sig", "keep_default_na": False}

@@ -1,8 +1,8 @@
-"""The rules by which a table becomes a classification task.
+"""The rules by which a table becomes a task: classes to tell apart, or a number to predict.
 
-Numbers are kept, categories become columns of zeros and ones, and everything that would have to be
-guessed (a word among numbers, a gap, a row without a label) is refused with its place.  Rows are
-counted from 1, the header not included.
+Numbers are kept, categories and columns that hold nothing but words become columns of zeros and ones,
+and everything that would have to be guessed (a word among numbers, a gap among them, a row without a
+label) is refused with its place.  Rows are counted from 1, the header not included.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from fewer.core.errors import FewerError, nearest
-from fewer.tasks.classification import Classification, Metric
+from fewer.tasks.classification import Classification
+from fewer.tasks.regression import Regression
 from fewer.tasks.text_features import minilm, tfidf
+
+Kind = Literal["classification", "regression"]
 
 MOST_CATEGORIES = 50
 """Different values a column may have to be turned into columns of zeros and ones."""
@@ -30,13 +33,14 @@ class Columns:
     Parameters
     ----------
     target : str
-        The class of each row.
+        The class of each row, or its number.
     features : str or list of str, optional
         What is learned from; by default every column that has no other use.
     drop : str or list of str, optional
         Columns to leave out.
     categorical : str or list of str, optional
-        Columns whose values are names, even where they look like numbers.  A gap is a value of its own.
+        Columns whose values are names though they look like numbers; columns of words are without being
+        named.  A gap is a value of its own.
     text : str, optional
         The column whose text is learned from, in place of ``features``.
     embed : {"tfidf", "minilm"}, optional
@@ -56,8 +60,15 @@ class Columns:
     weak: str | None = None
     impute: Literal["median"] | None = None
 
-    def task(self, frame: pd.DataFrame, name: str, metric: Metric, test: int | float) -> Classification:
-        """Make the task.
+    def task(
+        self,
+        frame: pd.DataFrame,
+        name: str,
+        metric: str | None,
+        test: int | float,
+        kind: Kind = "classification",
+    ) -> Classification | Regression:
+        """Make the task; ``metric`` is the kind's own where none is given.
 
         Raises
         ------
@@ -68,11 +79,21 @@ class Columns:
             raise FewerError(f"{name}: unknown impute {self.impute!r}; choose 'median' or leave it out")
         if self.embed not in (None, "tfidf", "minilm"):
             raise FewerError(f"{name}: unknown embed {self.embed!r}; choose 'tfidf', 'minilm' or None")
+        if kind not in ("classification", "regression"):
+            raise FewerError(f"{name}: unknown kind {kind!r}; choose 'classification' or 'regression'")
         self._check_names(frame, name)
+        if kind == "regression":
+            if self.weak is not None:
+                raise FewerError(f"{name}: weak labels are of classes; leave out weak= or kind='regression'")
+            measured = targets(frame[self.target], name)
+            x = self._texts(frame, name) if self.text is not None else self._numbers(frame, name)
+            score: Any = metric or "r2"
+            return Regression(name, x, measured, test, metric=score, standardise=self.text is None)
         y, classes = encode(frame[self.target].to_numpy(), name, f"column {self.target!r}")
         weak = None if self.weak is None else weak_labels(frame[self.weak], classes, name)
         x = self._texts(frame, name) if self.text is not None else self._numbers(frame, name)
-        return Classification(name, x, y, classes, test=test, metric=metric, standardise=self.text is None, weak=weak)
+        score = metric or "accuracy"
+        return Classification(name, x, y, classes, test=test, metric=score, standardise=self.text is None, weak=weak)
 
     def _check_names(self, frame: pd.DataFrame, name: str) -> None:
         named = [self.target, self.text, self.weak, *map(_names, (self.features, self.drop, self.categorical))]
@@ -96,11 +117,11 @@ class Columns:
                 f"{name}: a column has no name, and may hold row numbers that give the class away; "
                 f"drop={nameless}, or name it"
             )
-        names = _names(self.categorical)
+        named = _names(self.categorical)
         columns: list[Any] = [frame[column] for column in wanted]
         parts = [
             one_hot(column, name)
-            if column.name in names or isinstance(column.dtype, pd.CategoricalDtype)
+            if column.name in named or holds_names(column)
             else numbers(column, name, self.impute)[:, None]
             for column in columns
         ]
@@ -163,7 +184,9 @@ def encode(
         broken = labels != np.floor(labels)
         if broken.any() or not np.isfinite(labels).all():
             shown = labels[broken | ~np.isfinite(labels)][0]
-            raise FewerError(f"{name}: {where} holds measurements such as {shown:g}; classification needs classes")
+            raise FewerError(
+                f"{name}: {where} holds measurements such as {shown:g}; classification needs classes{_or_numbers(where)}"
+            )
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "biu":
         labels = np.array([str(label) for label in labels.tolist()])
@@ -171,7 +194,7 @@ def encode(
     if len(found) > 1 and len(found) > len(labels) / 2:
         raise FewerError(
             f"{name}: {where} holds {len(found)} different values in {len(labels)} rows; classification needs "
-            "classes that come back: name another target, or put the values into bins"
+            f"classes that come back: name another target, or put the values into bins{_or_numbers(where)}"
         )
     if len(found) > 1 and counts.min() == 1:
         alone = int(counts.argmin())
@@ -180,6 +203,60 @@ def encode(
             "and one to score are needed; add rows or drop it"
         )
     return y.astype(np.int64), tuple(map(str, found))
+
+
+def _or_numbers(where: str) -> str:
+    """What may be meant by a column of measurements; only tables can say so."""
+    return ", or say kind='regression'" if where.startswith("column ") else ""
+
+
+def targets(column: Any, name: str) -> Float[np.ndarray, " rows"]:
+    """Read the numbers that are to be predicted, refusing words, gaps and infinities.
+
+    Examples
+    --------
+    >>> targets(pd.Series(["1", "2.5"], name="price"), "toy")
+    array([1. , 2.5])
+    """
+    what = f"{name}: column {column.name!r}"
+    if not len(column):
+        raise FewerError(f"{name}: there are no rows; give a file that has some")
+    if column.dtype.kind in "mMc":
+        raise FewerError(f"{what} holds {column.dtype}, which is no number to predict; turn it into one")
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise FewerError(f"{what} has no target in {rows_of(missing)}; drop those rows")
+    read: Any = pd.to_numeric(column, errors="coerce")
+    values = read.to_numpy(dtype=np.float64, na_value=np.nan)
+    words = np.isnan(values)
+    if words.any():
+        shown = str(column[words].iloc[0])
+        raise FewerError(
+            f"{what} holds {shown!r} in data row {words.argmax() + 1}, which is no number; for classes leave out "
+            "kind='regression'"
+        )
+    if np.isinf(values).any():
+        raise FewerError(f"{what} is infinite in {rows_of(np.isinf(values))}; mend or drop those rows")
+    return values
+
+
+def holds_names(column: Any) -> bool:
+    """Tell whether a column's values are names: it is of type category, or all of them are words and none a number.
+
+    Examples
+    --------
+    >>> [holds_names(pd.Series(each)) for each in (["a", "b", None], ["1", "2"], ["1", "b"], [None, None])]
+    [True, False, False, False]
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return True
+    if not (pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype)):
+        return False
+    values = column[~_gaps(column)]
+    if not len(values) or not all(isinstance(value, str) for value in values.tolist()):
+        return False
+    read: Any = pd.to_numeric(values, errors="coerce")
+    return bool(read.isna().all())
 
 
 def numbers(column: Any, name: str, impute: str | None) -> Float[np.ndarray, " rows"]:
@@ -198,7 +275,7 @@ def numbers(column: Any, name: str, impute: str | None) -> Float[np.ndarray, " r
         read: Any = pd.to_numeric(column, errors="coerce")
     except (TypeError, ValueError) as error:
         raise FewerError(f"{what} holds values of which no number can be made; {advice}") from error
-    words = (read.isna() & column.notna()).to_numpy()
+    words = read.isna().to_numpy() & ~_gaps(column)
     if words.any():
         shown = str(column[words].iloc[0])
         shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
@@ -229,7 +306,7 @@ def one_hot(column: Any, name: str) -> Float[np.ndarray, "rows values"]:
            [1., 0.],
            [0., 1.]], dtype=float32)
     """
-    gaps = column.isna().to_numpy()
+    gaps = _gaps(column)
     found, codes = np.unique(column[~gaps].astype(str).to_numpy(dtype=str), return_inverse=True)
     width = len(found) + int(gaps.any())
     if width > MOST_CATEGORIES:
@@ -282,6 +359,14 @@ def rows_of(mask: Bool[np.ndarray, " rows"]) -> str:
     marked = np.flatnonzero(mask) + 1
     shown = ", ".join(map(str, marked[:5])) + (f", … ({len(marked)} in all)" if len(marked) > 5 else "")
     return f"data row{'s' if len(marked) > 1 else ''} {shown}"
+
+
+def _gaps(column: Any) -> Bool[np.ndarray, " rows"]:
+    """Where a column has no value; a text of spaces is none."""
+    gaps = column.isna().to_numpy(copy=True)
+    if pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype):
+        gaps |= np.array([isinstance(value, str) and not value.strip() for value in column.tolist()], dtype=bool)
+    return gaps
 
 
 def _names(given: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -1,0 +1,216 @@
+"""A small causal language model of the LLaMA kind: RMS norms, rotary positions, gated feed-forward parts, no biases.
+
+Parameters are named, shaped and computed with as in ``transformers``' ``LlamaForCausalLM``, so a state dict goes over in
+either direction.  Knows tokens to logits, and nothing of training, padding or generation.
+
+References
+----------
+Hugo Touvron et al., "LLaMA: Open and Efficient Foundation Language Models", 2023, arXiv:2302.13971.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fewer.core.errors import FewerError
+
+
+class LanguageModel(Protocol):
+    """Describes a causal language model; two equal descriptions build equal shapes."""
+
+    def build(self, vocabulary: int) -> nn.Module:
+        """Make a freshly initialised network; draws from torch's global generator.
+
+        It maps int tokens (batch, length) to float logits (batch, length, vocabulary), each position
+        knowing only the tokens up to it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class CausalLM:
+    """Pre-norm decoder with rotary positions and SwiGLU, as LLaMA.
+
+    Embedding and head start with a standard deviation of 0.02, as LLaMA's; layers between them as torch's do, by their
+    width, which gives about the same at LLaMA's sizes and learns faster at small ones.
+
+    Parameters
+    ----------
+    width : int, default 128
+        Of the residual stream.
+    layers : int, default 2
+        Blocks of attention and feed-forward part.
+    heads : int, default 4
+        Of each attention; ``width / heads`` must be a whole, even number (rotation turns pairs).
+    hidden : int, optional
+        Units of the feed-forward part; by default 8/3 of the width, rounded up to a multiple of 16, as LLaMA's.
+    tied : bool, default False
+        The head uses the embedding's matrix.
+    theta : float, default 10000
+        Base of the rotary wavelengths.
+    epsilon : float, default 1e-6
+        Added to the mean square in the norms.
+
+    Raises
+    ------
+    FewerError
+        For sizes below 1, or heads that do not divide the width into even parts.
+
+    Examples
+    --------
+    >>> network = CausalLM(width=32, layers=1, heads=2).build(vocabulary=256)
+    >>> network(torch.zeros(3, 10, dtype=torch.int64)).shape
+    torch.Size([3, 10, 256])
+    >>> CausalLM(width=512, layers=8, heads=8).units  # LLaMA 60M
+    1376
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    hidden: int | None = None
+    tied: bool = False
+    theta: float = 10_000.0
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers, self.heads, self.units) < 1 or self.width % (2 * self.heads):
+            raise FewerError(
+                f"causal-lm: sizes must be at least 1 and width a multiple of twice the heads; given width={self.width}, "
+                f"layers={self.layers}, heads={self.heads}, hidden={self.hidden}"
+            )
+
+    @property
+    def units(self) -> int:
+        """Units of the feed-forward part."""
+        return 16 * math.ceil(self.width * 8 / 3 / 16) if self.hidden is None else self.hidden
+
+    def build(self, vocabulary: int) -> CausalDecoder:
+        """Make the network for tokens 0 to ``vocabulary - 1``."""
+        if vocabulary < 1:
+            raise FewerError(f"causal-lm: a vocabulary of {vocabulary} has no token; give at least 1")
+        return CausalDecoder(self, vocabulary)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotated queries and keys."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch length width"], rotation: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "batch length width"]:
+        """Mix each token with those before it."""
+        query, key, value = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query, key = rotated(query, *rotation), rotated(key, *rotation)
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.o_proj(seen.transpose(1, 2).flatten(-2))
+
+
+class GatedMLP(nn.Module):
+    """SwiGLU: one projection passes where the other, through SiLU, lets it."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """Transform each token by itself."""
+        return self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward part, each with a norm before it and a skip around it."""
+
+    def __init__(self, shape: CausalLM) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(shape.width, shape.epsilon)
+        self.self_attn = Attention(shape.width, shape.heads)
+        self.post_attention_layernorm = nn.RMSNorm(shape.width, shape.epsilon)
+        self.mlp = GatedMLP(shape.width, shape.units)
+
+    def forward(
+        self, x: Float[Tensor, "batch length width"], rotation: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "batch length width"]:
+        """Mix tokens, then channels."""
+        x = x + self.self_attn(self.input_layernorm(x), rotation)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Tokens to the last hidden states."""
+
+    def __init__(self, shape: CausalLM, vocabulary: int) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocabulary, shape.width)
+        self.layers = nn.ModuleList([Block(shape) for _ in range(shape.layers)])
+        self.norm = nn.RMSNorm(shape.width, shape.epsilon)
+        self.head_width, self.theta = shape.width // shape.heads, shape.theta
+
+    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length width"]:
+        """Hidden states after the last norm."""
+        x = self.embed_tokens(tokens)
+        rotation = self._rotation(tokens.shape[1], x)
+        for block in self.layers:
+            x = block(x, rotation)
+        return self.norm(x)
+
+    def _rotation(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every position's angles, (length, head width) each."""
+        # at least single precision whatever the weights are: position times frequency needs its digits
+        exact = {"device": like.device, "dtype": torch.promote_types(like.dtype, torch.float32)}
+        frequencies = self.theta ** (-torch.arange(0, self.head_width, 2, **exact) / self.head_width)
+        angles = torch.outer(torch.arange(length, **exact), frequencies).repeat(1, 2)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+class CausalDecoder(nn.Module):
+    """What :class:`CausalLM` builds: a decoder and a linear head.
+
+    Parameters
+    ----------
+    shape : CausalLM
+        Its description.
+    vocabulary : int
+        How many tokens there are.
+    """
+
+    def __init__(self, shape: CausalLM, vocabulary: int) -> None:
+        super().__init__()
+        self.model = Decoder(shape, vocabulary)
+        self.lm_head = nn.Linear(shape.width, vocabulary, bias=False)
+        for module in (self.model.embed_tokens, self.lm_head):
+            nn.init.normal_(module.weight, std=0.02)
+        if shape.tied:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length vocabulary"]:
+        """Logits of the next token at every position."""
+        return self.lm_head(self.model(tokens))
+
+
+def rotated(
+    x: Float[Tensor, "*batch length width"],
+    cosines: Float[Tensor, "length width"],
+    sines: Float[Tensor, "length width"],
+) -> Float[Tensor, "*batch length width"]:
+    """Turn the pairs (i, i + width/2) of each position by that position's angles."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cosines + torch.cat((-second, first), dim=-1) * sines
