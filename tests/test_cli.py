@@ -37,7 +37,7 @@ def output(*arguments):
 
 def test_the_version_and_help():
     assert output("--version") == f"fewer {__version__}\n"
-    for verb in ("list", "find", "show", "tasks", "race", "select", "claim", "claims"):
+    for verb in ("list", "find", "show", "tasks", "race", "plan", "select", "claim", "claims"):
         assert verb in output("--help")
 
 
@@ -104,7 +104,51 @@ def test_a_failed_run_is_told_and_the_others_are_kept(tmp_path):
     assert "Traceback" not in made.stderr
 
 
+def test_hopeless_runs_are_stopped_on_demand(tmp_path):
+    asked = ("race", "digits", "-m", "margin", "-m", "mlp(lr=1e-9)", "--budget", 200, "--seeds", 1, "--workers", 1)
+    made = fewer(*asked, "--stop-hopeless", "--report", "r.html", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "Runs that were stopped as hopeless and are left out: 1 of 1 of mlp(lr=1e-09)." in made.stdout
+    assert "seed 0: stopped: at " in made.stderr
+    assert "its chance to end above" in (tmp_path / "r.html").read_text()
+    endless = fewer(*asked, "--stop-hopeless", "--range", "0,inf", cwd=tmp_path)
+    assert endless.returncode == 2
+    assert "--stop-hopeless needs a finite range of scores; given --range 0,inf" in endless.stderr
+
+
+def test_plan_says_how_many_more(tmp_path):
+    rows = "".join(f"{10 * k},{0.95 - 0.6 / k}\n" for k in range(1, 13))
+    (tmp_path / "curve.csv").write_text(f"labels,accuracy\n{rows}")
+    text = output("plan", tmp_path / "curve.csv", "--target", 0.92, "--plot", tmp_path / "plan.png")
+    assert text.startswith("accuracy reaches 0.92 after about ")
+    assert "more than the 120 so far (50 % interval " in text
+    assert "within 480 labels is " in text
+    assert (tmp_path / "plan.png").stat().st_size > 5000
+    down = "".join(f"{10 * k},{5 + 60 / k}\n" for k in range(1, 13))
+    (tmp_path / "loss.csv").write_text(f"step,ppl\n{down}")
+    text = output(
+        "plan", tmp_path / "loss.csv", "--target", 8, "--lower-is-better", "--range", "0,inf", "--horizon", 900
+    )
+    assert text.startswith("ppl ")
+    both = output(
+        "plan", tmp_path / "curve.csv", tmp_path / "curve.csv", "--target", 0.92, "--columns", "labels,accuracy"
+    )
+    assert both.startswith("accuracy reaches 0.92 after about ")
+
+
 ERRORS = {
+    "a curve that falls": (("plan", "falling.csv", "--target", 0.9), "falling.csv: the curve falls, from 0.8 at 1 to"),
+    "a curve of one point": (("plan", "one.csv", "--target", 0.9), "one.csv: the curve has one point"),
+    "a curve out of its range": (("plan", "percent.csv", "--target", 0.9), "percent.csv: a score of 50 is outside"),
+    "an unsorted curve": (("plan", "unsorted.csv", "--target", 0.9), "unsorted.csv: a curve's samples must increase"),
+    "a target already reached": (("plan", "good.csv", "--target", 0.4), "the target 0.4 is reached already"),
+    "a horizon behind": (("plan", "good.csv", "--target", 0.9, "--horizon", 2), "must lie beyond the last point (3)"),
+    "a range that is none": (("plan", "good.csv", "--target", 0.9, "--range", "1"), "--range takes two values"),
+    "an unwritable figure": (
+        ("plan", "good.csv", "--target", 0.9, "--plot", "text.csv/p.png"),
+        "cannot write text.csv",
+    ),
+    "no curve": (("plan", "none.csv", "--target", 0.9), "there is no file none.csv"),
     "a slot filled twice": (("race", "digits", "-m", "margin + entropy", "--budget", 50), "both fill the slot query"),
     "an unknown method": (("race", "digits", "-m", "margim", "--budget", 50), "did you mean margin?"),
     "an unknown task": (("race", "digts", "-m", "margin", "--budget", 50), "did you mean digits"),
@@ -143,6 +187,11 @@ def folder(tmp_path_factory):
     rows = [f"{i},{i * 2},{'ab'[i % 2]}" for i in range(40)]
     (folder / "holes.csv").write_text("\n".join(["a,b,y", *rows[:-1], "1,2,"]) + "\n")
     (folder / "text.csv").write_text("\n".join(["a,b,y", *rows[:-1], "1,oops,a"]) + "\n")
+    curves = {"falling": (0.8, 0.7, 0.6), "one": (0.5,), "percent": (50, 60), "good": (0.4, 0.5, 0.6)}
+    for name, scores in curves.items():
+        rows = [f"{spent},{score}" for spent, score in enumerate(scores, 1)]
+        (folder / f"{name}.csv").write_text("\n".join(["samples,score", *rows]) + "\n")
+    (folder / "unsorted.csv").write_text("samples,score\n2,0.5\n1,0.4\n")
     return folder
 
 

@@ -6,7 +6,9 @@ Nothing heavy is imported until a verb needs it, so that looking around answers 
 from __future__ import annotations
 
 import functools
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,6 +168,10 @@ def race(
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster, for --engine ray.")] = None,
     workers: Workers = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run everything anew, whatever the store has.")] = False,
+    stop_hopeless: Annotated[
+        bool, typer.Option("--stop-hopeless", help="Stop runs that will hardly end above the best one.")
+    ] = False,
+    bounds: Annotated[str, typer.Option("--range", help="What scores can be, for --stop-hopeless.")] = "0,1",
 ) -> None:
     """Race methods on one task and one budget.  Started again, it does only what is missing."""
     from fewer.race import LocalEngine, RayEngine
@@ -177,6 +183,14 @@ def race(
         raise FewerError(f"unknown engine {engine!r}; choose local or ray")
     if engine == "local" and address is not None:
         raise FewerError("--address is for a Ray cluster; add --engine ray, or leave it out")
+    hopeless = None
+    if stop_hopeless:
+        from fewer.incontext.extrapolation import ScoreRange, StopHopeless
+
+        low, high = _pair(bounds, "--range", float)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise FewerError(f"--stop-hopeless needs a finite range of scores; given --range {bounds}")
+        hopeless = StopHopeless(budget, scores=ScoreRange(low, high))
     made = RayEngine(address, workers) if engine == "ray" else LocalEngine(workers)
     with made, Progress(_err(), budget) as progress:
         outcome = run_race(
@@ -189,6 +203,7 @@ def race(
             first_seed=first_seed,
             on_event=progress,
             fresh=fresh,
+            hopeless=hopeless,
         )
     _present(outcome, target, report, plot or [])
     if outcome.failed:
@@ -225,6 +240,52 @@ def _writable(*paths: Path | None) -> None:
             folder = folder.parent
         if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             raise FewerError(f"cannot write {path}; choose a file in a folder that is yours")
+
+
+@app.command()
+def plan(
+    curves: Annotated[list[Path], typer.Argument(help="CSV files, folders of TensorBoard events, or stores of races.")],
+    target: Annotated[float, typer.Option("--target", help="The score to reach.")],
+    horizon: Annotated[
+        float | None, typer.Option("--horizon", help="Samples up to which to look; by default four times those so far.")
+    ] = None,
+    bounds: Annotated[str, typer.Option("--range", help='What scores can be: "0,100", "0,inf".')] = "0,1",
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="For losses and errors.")] = False,
+    columns: Annotated[str | None, typer.Option("--columns", help='Of a CSV file: "epoch,accuracy".')] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Of TensorBoard events: which scalar.")] = None,
+    race: Annotated[str | None, typer.Option("--race", help="Of a store: which race, the newest by default.")] = None,
+    entry: Annotated[str | None, typer.Option("--entry", help="Of a store: whose runs.")] = None,
+    plot: Annotated[
+        list[Path] | None, typer.Option("--plot", help="Write a figure (png, svg, pdf); repeat it.")
+    ] = None,
+) -> None:
+    """Continue learning curves: how many more samples reach a target, and how surely.  Several are runs of one thing."""
+    from fewer import curve_files
+    from fewer import plan as plans
+
+    _writable(*(plot or []))
+    limits = _pair(bounds, "--range", float)
+    named = None if columns is None else _pair(columns, "--columns", str.strip)
+    read = [curve_files.read(path, columns=named, tag=tag, race=race, entry=entry) for path in curves]
+    every = [curve for each in read for curve in each.curves]
+    scores = plans.score_range(*limits, lower_is_better, every, target)
+    for path, each in zip(curves, read, strict=True):
+        for curve in each.curves:
+            plans.check(curve, scores, str(path))
+    found = plans.plan(every, target, horizon=horizon, scores=scores, metric=read[0].metric, unit=read[0].unit)
+    _out().print(found.sentence(), highlight=False, markup=False, soft_wrap=True)
+    for path in plot or []:
+        plans.draw(found, path)
+        _out().print(f"figure: {path}", style="dim", highlight=False)
+
+
+def _pair(text: str, option: str, of: Callable[[str], Any]) -> tuple[Any, Any]:
+    """Two things with a comma between."""
+    try:
+        first, second = text.split(",")
+        return of(first), of(second)
+    except ValueError:
+        raise FewerError(f"{option} takes two values with a comma between; given {text!r}") from None
 
 
 @app.command()

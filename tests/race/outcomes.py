@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fewer.core.curve import Curve
 from fewer.race.outcome import Outcome, Run
 
@@ -29,3 +31,16 @@ def made(tops: dict[str, float], failing: dict[str, tuple[int, ...]] | None = No
 def mixed() -> Outcome:
     """Two entries that finished, one with a failure, and one that failed in every run."""
     return made({"random": 0.7, "margin": 0.8, "hast": 0.9, "lost": 0.6}, {"hast": (3,), "lost": SEEDS})
+
+
+def stopped() -> Outcome:
+    """Two entries, and of the worse one two runs were stopped as hopeless."""
+    whole = made({"random": 0.7, "margin": 0.8})
+    reason = "at 40 of 100 its score was 0.58 and its chance to end above 0.84 (margin, seed 4) 0.12%"
+    runs = tuple(
+        Run(run.entry, run.seed, "stopped", rising(0.7, run.seed, 40), reason, 1.0)
+        if run.entry == "random" and run.seed in (0, 3)
+        else run
+        for run in whole.runs
+    )
+    return replace(whole, runs=runs)

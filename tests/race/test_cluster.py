@@ -7,11 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import toy
 
 from fewer.core.errors import FewerError, MissingPackage
 from fewer.race import race
 from fewer.race.cluster import RayEngine
-from fewer.race.engine import Event, Failed, LocalEngine, Started
+from fewer.race.engine import Event, Failed, Finished, Job, LocalEngine, Measured, Started, Stopped
 from fewer.race.outcome import Outcome, Run
 
 Begun = Callable[[], list[tuple[float, int, int, int]]]
@@ -85,6 +86,23 @@ def test_closing_the_iterator_stops_what_runs(cluster: RayEngine, hill: str) -> 
     # were they not stopped, both places would be taken for minutes
     outcome = race(hill, ["walk"], 2, 1, compose="toy", store=":memory:", engine=cluster)
     assert [run.status for run in outcome.runs] == ["done"]
+
+
+def test_a_run_can_be_asked_to_end_early(cluster: RayEngine, hill: str) -> None:
+    data = toy.task(hill).fingerprint()
+    jobs = [
+        Job("long", "walk(pause=0.05)", hill, data, 2000, 0, compose="toy"),
+        Job("short", "walk", hill, data, 3, 0, compose="toy"),
+    ]
+    ended = {}
+    for event in cluster.run(jobs):
+        if event.run == "long" and isinstance(event, Measured):
+            cluster.stop("long")
+        ended[event.run] = type(event)
+    cluster.stop("long")  # it is over
+    assert ended == {"long": Stopped, "short": Finished}
+    assert not cluster._making
+    assert not cluster._unwanted
 
 
 # --- what cannot be ----------------------------------------------------------------------------

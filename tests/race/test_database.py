@@ -159,7 +159,7 @@ def test_a_store_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(database, "VERSION", 99)
     Database(tmp_path / "numbers.db", SCHEMA, write=True).close()
     monkeypatch.undo()
-    with pytest.raises(FewerError, match="is a store of version 99, this fewer has 1; name another file"):
+    with pytest.raises(FewerError, match="is a store of version 99, this fewer has 2; name another file"):
         Database(tmp_path / "numbers.db", SCHEMA, write=True)
 
 

@@ -18,7 +18,7 @@ from toy import alone, environment
 
 from fewer.core.errors import FewerError
 from fewer.race import worker
-from fewer.race.engine import Event, Failed, Finished, Job, LocalEngine, Measured, Started, work
+from fewer.race.engine import Event, Failed, Finished, Job, LocalEngine, Measured, Started, Stopped, work
 
 Begun = Callable[[], list[tuple[float, int, int, int]]]
 
@@ -121,6 +121,10 @@ def test_a_worker_makes_runs_until_it_is_told_to_end(hill: str, monkeypatch: pyt
         events = [ours.recv() for _ in range(6)]
         assert scores(events, run) == alone(hill)
         assert isinstance(events[-1], Finished)
+    ours.send(job(hill, "walk(pause=0.05)", run="c", budget=100))
+    ours.send("c")
+    while not isinstance(event := ours.recv(), Stopped):
+        assert isinstance(event, Started | Measured)
     ours.send(None)
     thread.join(5)
     assert not thread.is_alive()
@@ -225,6 +229,24 @@ def test_closing_the_iterator_stops_what_runs(engine: LocalEngine, hill: str, be
     assert gone({pid for *_, pid in begun()}, within=0)
     time.sleep(0.2)
     assert len(begun()) == steps
+
+
+def test_a_run_can_be_asked_to_end_early(engine: LocalEngine, hill: str, begun: Begun) -> None:
+    events = []
+    for event in engine.run([job(hill, "walk(pause=0.02)", budget=500, run="long"), job(hill, run="short")]):
+        events.append(event)
+        if event.run == "long" and isinstance(event, Measured):
+            engine.stop("long")  # again and again, which is once
+    engine.stop("long")  # it is over
+    engine.stop("nobody")
+    assert last(events, "long") == Stopped("long")
+    assert isinstance(last(events, "short"), Finished)
+    assert 1 <= len(scores(events, "long")) < 500
+    assert not engine._making
+    workers = {each.process.pid for each in engine._idle}
+    again = list(engine.run([job(hill, budget=4, run="long")]))  # the same name is not stopped for ever
+    assert isinstance(again[-1], Finished)
+    assert {pid for *_, pid in begun()} <= workers
 
 
 def test_a_worker_that_died_while_idle_is_replaced(engine: LocalEngine, hill: str) -> None:

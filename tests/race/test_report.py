@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tests.browser import Open, chromium, pages
-from tests.race.outcomes import SEEDS, made, mixed
+from tests.race.outcomes import SEEDS, made, mixed, stopped
 
 from fewer.core.curve import Curve
 from fewer.race import report
@@ -68,6 +68,21 @@ def test_sentence_of_an_unfinished_and_of_a_failed_race() -> None:
     assert report.sentence(waiting) == "Runs on digits not finished yet: 5 of 5."
     assert report.sentence(made({"a": 0.7}, {"a": SEEDS})) == "All 5 runs on digits failed."
     assert report.sentence(dataclasses.replace(waiting, runs=())) == "There is no run on digits."
+
+
+def test_stopped_runs_are_named_everywhere_and_left_out(tmp_path: Path) -> None:
+    outcome = stopped()
+    said = report.sentence(outcome)
+    assert said.endswith("Runs that were stopped as hopeless and are left out: 2 of 5 of random.")
+    assert "not finished yet" not in said
+    assert "3 done, 2 stopped" in report.as_markdown(outcome)
+    rows = {row.entry: row for row in report.table(outcome)}
+    assert (rows["random"].done, rows["random"].stopped, rows["margin"].stopped) == (3, 2, 0)
+    report.html(outcome, tmp_path / "race.html")
+    text = (tmp_path / "race.html").read_text()
+    assert "Runs that were stopped" in text
+    assert text.count("its chance to end above 0.84 (margin, seed 4) 0.12%") == 2
+    assert "Runs that failed" not in text
 
 
 def test_text_table_shows_every_entry_and_survives_markup(outcome: Outcome) -> None:

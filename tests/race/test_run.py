@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import pytest
 from toy import alone, environment, scores
 
 import fewer
-from fewer.core.curve import Point
+from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError
-from fewer.race.engine import Event, Failed, Finished, Measured, Planned, Started
+from fewer.race.engine import Event, Failed, Finished, Measured, Planned, Started, Stopped
 from fewer.race.outcome import Outcome, Run
 from fewer.race.store import Store
 
@@ -177,6 +179,68 @@ def test_a_run_that_gives_another_score_than_before_is_refused(run: Callable[...
     assert "where it had scored 123.0 at 2" in error
     assert [type(event) for event in told if event.run == first] == [Planned, Started, Failed]
     assert [scores(each) for each in run(seeds=1, fresh=True).runs] == [scores(each) for each in good.runs]
+
+
+# --- hopeless runs are stopped, if one asks for it ---------------------------------------------
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Instead of a network: hopeless is who is far behind."""
+
+    horizon: float = 40.0
+
+    def __call__(self, curve: Curve, best: float) -> bool:
+        return curve.final < best - 5
+
+    def chance(self, curve: Curve, best: float) -> float:
+        return 0.0123
+
+
+UP, DOWN = "walk(drift=9.0, pause=0.005)", "walk(drift=-9.0, pause=0.01)"
+
+
+def test_a_hopeless_run_is_stopped_and_keeps_its_points_and_the_reason(
+    run: Callable[..., Outcome], tmp_path: Path, hill: str, begun: Begun
+) -> None:
+    told: list[tuple[Event, Run]] = []
+    listen = lambda event, of: told.append((event, of))  # noqa: E731
+    outcome = run([UP, DOWN], 40, 1, hopeless=Behind(), on_event=listen)
+    up, down = outcome.runs
+    assert (up.status, down.status) == ("done", "stopped")
+    assert outcome.stopped == (down,)
+    assert outcome.curves(DOWN) == []
+    assert 1 <= len(scores(down)) < 40
+    assert scores(down) == alone(hill, DOWN, 0, 40)[: len(scores(down))]
+    assert re.fullmatch(
+        r"at \d+ of 40 its score was -\S+ and its chance to end above \S+ \(walk\(drift=9.0, pause=0.005\), seed 0\) "
+        r"1\.23%",
+        down.error or "",
+    )
+    (last,) = (pair for pair in told if isinstance(pair[0], Stopped))
+    assert last[1] == down
+    with Store(tmp_path / "races.db") as store:
+        assert store.outcome(store.races()[0].id) == outcome
+    before = len(begun())
+    assert run([UP, DOWN], 40, 1, hopeless=Behind()) == outcome  # nothing is run again
+    assert len(begun()) == before
+    resumed = run([UP, DOWN], 40, 1)
+    assert [each.status for each in resumed.runs] == ["done", "done"]
+    assert resumed.runs[1].error is None
+    assert scores(resumed.runs[1]) == alone(hill, DOWN, 0, 40)
+    assert len(begun()) == before + 40 - len(scores(down)) + 40  # from its last point, and once more alone
+
+
+def test_without_a_rival_nobody_is_hopeless(run: Callable[..., Outcome]) -> None:
+    (only,) = run([DOWN], 6, 1, hopeless=Behind()).runs
+    assert only.status == "done"
+
+
+def test_a_score_out_of_range_is_told(run: Callable[..., Outcome]) -> None:
+    from fewer.incontext.extrapolation import StopHopeless
+
+    with pytest.raises(FewerError, match="is outside the range 0 to 1; give the range that scores can have"):
+        run([UP, DOWN], 50, 1, hopeless=StopHopeless(50))
 
 
 # --- what cannot run is refused before anything starts -----------------------------------------

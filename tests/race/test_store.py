@@ -54,6 +54,20 @@ def test_the_life_of_a_run(store: Store) -> None:
     assert [run for run in outcome.runs if run.entry == "base"] == [RUNS[0], RUNS[2]]
 
 
+def test_a_stopped_run_keeps_its_points_and_can_be_taken_up(store: Store) -> None:
+    race = store.begin(PLANNED, HASHES)
+    store.record("ours-1", Point(10, 0.5))
+    store.stop("ours-1", "hopeless")
+    assert store.runs(race)["ours-1"] == Run("ours", 1, "stopped", Curve((Point(10, 0.5),)), "hopeless")
+    assert store.outcome(race).stopped == (store.runs(race)["ours-1"],)
+    assert (store.races()[0].done, store.races()[0].failed) == (0, 0)
+    store.start("ours-1")
+    assert store.runs(race)["ours-1"].error is None
+    store.stop("ours-1", "hopeless")
+    store.forget(["ours-1"])
+    assert store.runs(race)["ours-1"] == Run("ours", 1, "waiting")
+
+
 def test_traceback_of_a_run_that_is_not_there(store: Store) -> None:
     assert store.traceback(store.begin(PLANNED, HASHES), "base", 99) == ""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Shaped
@@ -23,7 +23,7 @@ from fewer.core.ledger import Ledger
 from fewer.core.loop import Loop, State, Task
 from fewer.core.seeding import torch_generator
 from fewer.incontext.networks import Transformer
-from fewer.models.optimisers import AdamW, Cosine, Optimiser, Schedule, set_rate
+from fewer.models.optimisers import AdamW, Cosine, Optimiser, Schedule, parameter_groups, set_rate
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class SequenceModel(Protocol):
     def __call__(
         self, tokens: Float[Tensor, "batch length features"], observed: int | None = None
     ) -> Float[Tensor, "batch length outputs"]:
-        """Outputs at every position, each knowing only what it may see (:class:`Prompts`)."""
+        """Outputs at every position, or with ``observed`` at the queries; each knows only what it may see (:class:`Prompts`)."""
         ...
 
 
@@ -165,7 +165,7 @@ class LearnToLearn(Loop[Family, InContextState]):
             Ledger({"prompts": 1.0}),
             family=task,
             network=network,
-            optimiser=self.optimiser.make(network.parameters()),
+            optimiser=self.optimiser.make(parameter_groups(network)),
             draws=torch_generator(seed, "prompts"),
         )
 
@@ -202,7 +202,8 @@ class LearnToLearn(Loop[Family, InContextState]):
         return last
 
 
-def frozen(network: nn.Module, block: int = 256) -> Predict:
+@dataclass(frozen=True)
+class frozen:
     """Make a trained network a function of prompts that changes nothing and keeps nothing.
 
     Parameters
@@ -212,15 +213,46 @@ def frozen(network: nn.Module, block: int = 256) -> Predict:
     block : int, default 256
         Prompts that go through at once.
     """
-    device = next(network.parameters()).device
 
-    def predict(prompts: Prompts) -> Tensor:
-        network.eval()
+    network: nn.Module
+    block: int = 256
+
+    def __call__(self, prompts: Prompts) -> Float[Tensor, "batch length outputs"]:
+        """Outputs at every position."""
+        self.network.eval()
+        device = next(self.network.parameters()).device
         with torch.inference_mode():
-            parts = [network(part.to(device), prompts.observed).cpu() for part in prompts.tokens.split(block)]
+            parts = [self.network(part.to(device), prompts.observed).cpu() for part in prompts.tokens.split(self.block)]
         return torch.cat(parts)
 
-    return predict
+
+class Reader:
+    """Reads prompts that grow: each call takes the tokens that came and gives the outputs at them.
+
+    A network of :mod:`fewer.incontext.networks` reads each token once.  Any other function of prompts reads the
+    whole prompt again.
+
+    Parameters
+    ----------
+    predict : Predict
+        As :func:`frozen` makes it.
+    """
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self._network = predict.network if isinstance(predict, frozen) and hasattr(predict.network, "read") else None
+        self._memory: Any = None
+
+    def __call__(self, tokens: Float[Tensor, "batch new features"]) -> Float[Tensor, "batch new outputs"]:
+        """Read on."""
+        if self._network is None:
+            self._memory = tokens if self._memory is None else torch.cat([self._memory, tokens], 1)
+            return self._predict(Prompts(self._memory, self._memory))[:, -tokens.shape[1] :]
+        self._network.eval()
+        with torch.inference_mode():
+            device = next(self._network.parameters()).device
+            outputs, self._memory = self._network.read(tokens.to(device), self._memory)  # pyright: ignore[reportCallIssue]
+        return outputs.cpu()
 
 
 def to(prompts: Prompts, device: torch.device) -> Prompts:

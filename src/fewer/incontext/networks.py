@@ -1,12 +1,15 @@
 """Sequence models that read a prompt: a causal transformer of the GPT-2 kind, and recurrent networks beside it.
 
-An architecture is a frozen description; ``build`` makes the network for tokens of some width.
+An architecture is a frozen description; ``build`` makes the network for tokens of some width.  A network that has
+``read`` goes on where it stopped, so that a growing prompt is not read anew for each token.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -42,6 +45,10 @@ class Transformer:
         return CausalTransformer(self.width, self.layers, self.heads, features, outputs, length)
 
 
+KeysAndValues = tuple[Float[Tensor, "batch heads length channels"], Float[Tensor, "batch heads length channels"]]
+"""What attention remembers of the tokens that were read."""
+
+
 class Block(nn.Module):
     """Causal self-attention and a feed-forward part, each with a norm before it and a skip around it."""
 
@@ -56,12 +63,25 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
         """Mix tokens, then channels."""
+        return self.read(x, None)[0]
+
+    def read(
+        self, x: Float[Tensor, "batch length width"], memory: KeysAndValues | None
+    ) -> tuple[Float[Tensor, "batch length width"], KeysAndValues]:
+        """The same after tokens whose keys and values are in ``memory``; also gives what to remember."""
         batch, length, width = x.shape
         mixed = self.query_key_value(self.before_attention(x))
         query, key, value = mixed.reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attend = nn.functional.scaled_dot_product_attention
+        if memory is None:
+            seen = attend(query, key, value, is_causal=True)
+        else:
+            past = memory[0].shape[2]
+            key, value = torch.cat([memory[0], key], 2), torch.cat([memory[1], value], 2)
+            mask = torch.ones(length, past + length, dtype=torch.bool, device=x.device).tril(past)
+            seen = attend(query, key, value, attn_mask=mask)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
-        return x + self.mlp(self.before_mlp(x))
+        return x + self.mlp(self.before_mlp(x)), (key, value)
 
 
 class CausalTransformer(nn.Module):
@@ -84,27 +104,39 @@ class CausalTransformer(nn.Module):
         self.blocks = nn.ModuleList([Block(width, heads) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
         self.read_out = nn.Linear(width, outputs)
-        self.apply(_initialise)
         nn.init.normal_(self.positions, std=0.02)
-        for block in self.blocks:  # as GPT-2: what is added to the stream shrinks with the number of additions
+        # weights are torch's, whose spread follows the width: GPT-2's 0.02 fits widths of 768, and narrow networks learn
+        # slowly from it; as there, what is added to the stream shrinks with the number of additions
+        for block in self.blocks:
             assert isinstance(block, Block)
             for layer in (block.out, block.mlp[2]):
-                nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * layers))  # pyright: ignore[reportArgumentType]
+                layer.weight.data.div_(math.sqrt(2 * layers))  # pyright: ignore[reportCallIssue]
 
     def forward(
         self, tokens: Float[Tensor, "batch length features"], observed: int | None = None
     ) -> Float[Tensor, "batch length outputs"]:
         """Outputs at each position, from the tokens up to it."""
-        _only_causal(observed)
-        if tokens.shape[1] > len(self.positions):
+        only_causal(observed)
+        return self.read(tokens, None)[0]
+
+    def read(
+        self, tokens: Float[Tensor, "batch length features"], memory: list[KeysAndValues] | None
+    ) -> tuple[Float[Tensor, "batch length outputs"], list[KeysAndValues]]:
+        """Outputs at the next tokens of prompts whose earlier ones are in ``memory`` (None at the start), and a new memory."""
+        past = 0 if memory is None else memory[0][0].shape[2]
+        until = past + tokens.shape[1]
+        if until > len(self.positions):
             raise FewerError(
-                f"a prompt of {tokens.shape[1]} tokens is longer than the {len(self.positions)} this network was "
+                f"a prompt of {until} tokens is longer than the {len(self.positions)} this network was "
                 "built for; shorten the prompt or train a longer network"
             )
-        x = self.read_in(tokens) + self.positions[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return self.read_out(self.norm(x))
+        x = self.read_in(tokens) + self.positions[past:until]
+        remembered = []
+        for at, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            x, kept = block.read(x, None if memory is None else memory[at])
+            remembered.append(kept)
+        return self.read_out(self.norm(x)), remembered
 
 
 @dataclass(frozen=True)
@@ -128,31 +160,116 @@ class LSTM:
 
     def build(self, features: int, outputs: int, length: int) -> Recurrent:
         """Make the network; the length of prompts is not limited."""
-        return Recurrent(self.width, self.layers, features, outputs)
+        return Recurrent(nn.LSTM(features, self.width, self.layers, batch_first=True), outputs)
+
+
+@dataclass(frozen=True)
+class GRU:
+    """Gated recurrent units: a smaller relative of the LSTM.
+
+    Parameters
+    ----------
+    width : int, default 64
+        Of the hidden state.
+    layers : int, default 2
+        Stacked.
+    """
+
+    width: int = 64
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.layers) < 1:
+            raise FewerError(f"gru: width and layers must be at least 1; given {self}")
+
+    def build(self, features: int, outputs: int, length: int) -> Recurrent:
+        """Make the network; the length of prompts is not limited."""
+        return Recurrent(nn.GRU(features, self.width, self.layers, batch_first=True), outputs)
 
 
 class Recurrent(nn.Module):
-    """What :class:`LSTM` builds."""
+    """What :class:`LSTM` and :class:`GRU` build: torch's own recurrence, and a linear read-out.
 
-    def __init__(self, width: int, layers: int, features: int, outputs: int) -> None:
+    Parameters
+    ----------
+    memory : nn.LSTM or nn.GRU
+        With the batch first.
+    outputs : int
+        Numbers given at each position.
+    """
+
+    def __init__(self, memory: nn.LSTM | nn.GRU, outputs: int) -> None:
         super().__init__()
-        self.memory = nn.LSTM(features, width, layers, batch_first=True)
-        self.read_out = nn.Linear(width, outputs)
+        self.memory = memory
+        self.read_out = nn.Linear(memory.hidden_size, outputs)
 
     def forward(
         self, tokens: Float[Tensor, "batch length features"], observed: int | None = None
     ) -> Float[Tensor, "batch length outputs"]:
         """Outputs at each position, from the tokens up to it."""
-        _only_causal(observed)
-        return self.read_out(self.memory(tokens)[0])
+        only_causal(observed)
+        return self.read(tokens, None)[0]
+
+    def read(
+        self, tokens: Float[Tensor, "batch length features"], memory: Any | None
+    ) -> tuple[Float[Tensor, "batch length outputs"], Any]:
+        """Outputs at the next tokens of prompts whose earlier ones left the hidden state ``memory``, and the new one."""
+        states, memory = self.memory(tokens, memory)
+        return self.read_out(states), memory
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+@dataclass(frozen=True)
+class Around:
+    """Your own backbone, between a linear reading and a linear answer.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Maps (batch, length, width) to the same shape, and must not look ahead.  Each build copies it with the weights
+        it has.
+    width : int
+        Of what it maps.
+    """
+
+    backbone: nn.Module
+    width: int
+
+    def build(self, features: int, outputs: int, length: int) -> ReadInAndOut:
+        """Put a copy of the backbone between two linear maps."""
+        return ReadInAndOut(
+            nn.Linear(features, self.width), copy.deepcopy(self.backbone), nn.Linear(self.width, outputs)
+        )
 
 
-def _only_causal(observed: int | None) -> None:
+class ReadInAndOut(nn.Module):
+    """A backbone between a map of tokens into its width and a map out of it.
+
+    Parameters
+    ----------
+    read_in, backbone, read_out : nn.Module
+        Applied in this order.
+    """
+
+    def __init__(self, read_in: nn.Module, backbone: nn.Module, read_out: nn.Module) -> None:
+        super().__init__()
+        self.read_in, self.backbone, self.read_out = read_in, backbone, read_out
+
+    def forward(
+        self, tokens: Float[Tensor, "batch length features"], observed: int | None = None
+    ) -> Float[Tensor, "batch length outputs"]:
+        """Outputs at each position."""
+        only_causal(observed)
+        x = self.read_in(tokens)
+        mixed = self.backbone(x)
+        if not isinstance(mixed, Tensor) or mixed.shape != x.shape:
+            given = tuple(mixed.shape) if isinstance(mixed, Tensor) else type(mixed).__name__
+            raise FewerError(
+                f"a backbone maps (batch, length, width) to the same shape; yours made {given} of {tuple(x.shape)}"
+            )
+        return self.read_out(mixed)
+
+
+def only_causal(observed: int | None) -> None:
+    """Refuse queries that should not see one another, for a network that reads from left to right."""
     if observed is not None:
         raise FewerError("this network reads from left to right; queries that do not see one another need lc-pfn's")

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 from fewer.core.errors import FewerError, need
-from fewer.race.engine import Event, Failed, Finished, Job, work
+from fewer.race.engine import Event, Failed, Finished, Job, Stopped, work
 
 
 class RayEngine:
@@ -53,6 +53,8 @@ class RayEngine:
                 line = " ".join(str(error).split())
                 raise FewerError(f"no Ray cluster at {address or 'local'} ({line}); {ADDRESSES}") from error
         # no retries by Ray: it could not tell us that a run began again
+        self._making: dict[str, Any] = {}
+        self._unwanted: set[str] = set()
         self._work = self._ray.remote(num_cpus=1, max_retries=0, num_returns="streaming")(_work)
 
     def __enter__(self) -> RayEngine:
@@ -77,7 +79,8 @@ class RayEngine:
             while queue or busy:
                 while queue and len(busy) < (self.workers or len(jobs)):
                     job, again = queue.popleft()
-                    busy[self._work.remote(job, sys.path)] = job, again
+                    stream = self._making[job.run] = self._work.remote(job, sys.path)
+                    busy[stream] = job, again
                 ready, _ = self._ray.wait(list(busy), num_returns=1)
                 for stream in ready:
                     job, again = busy[stream]
@@ -85,21 +88,34 @@ class RayEngine:
                         event = self._ray.get(next(stream))
                     except (self._ray.exceptions.RayError, StopIteration) as error:
                         del busy[stream]
-                        if not again:
+                        if job.run in self._unwanted:
+                            event = Stopped(job.run)
+                        elif not again:
                             queue.appendleft((job, True))
                             continue
-                        line = " ".join(str(error).split())
-                        event = Failed(
-                            job.run,
-                            f"its Ray worker died twice ({type(error).__name__}); start the race again to go on",
-                            line,
-                        )
-                    if isinstance(event, Finished | Failed):
+                        else:
+                            line = " ".join(str(error).split())
+                            event = Failed(
+                                job.run,
+                                f"its Ray worker died twice ({type(error).__name__}); start the race again to go on",
+                                line,
+                            )
+                    if isinstance(event, Finished | Failed | Stopped):
                         busy.pop(stream, None)
+                        self._making.pop(job.run, None)
+                        self._unwanted.discard(job.run)
                     yield event
         finally:
-            for stream in busy:
+            for stream, (job, _) in busy.items():
                 self._ray.cancel(stream, force=True)
+                self._making.pop(job.run, None)
+                self._unwanted.discard(job.run)
+
+    def stop(self, run: str) -> None:
+        """End a run at once (see :class:`fewer.race.engine.Engine`); its last point is in its checkpoint."""
+        if run in self._making and run not in self._unwanted:
+            self._unwanted.add(run)
+            self._ray.cancel(self._making[run], force=True)
 
 
 OBJECTS = 100 * 1024**2

@@ -17,7 +17,7 @@ from typing import IO
 from fewer.core.errors import FewerError
 
 APPLICATION = 0x66657765  # "fewe": how SQLite marks whose file it is
-VERSION = 1
+VERSION = 2
 
 # what SQLite or the operating system says, and what would do
 ADVICE = {

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -100,17 +100,28 @@ class Failed:
     traceback: str
 
 
-Event = Planned | Started | Measured | Finished | Failed
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A run has ended early because the driver asked for it."""
+
+    run: str
+
+
+Event = Planned | Started | Measured | Finished | Failed | Stopped
 
 
 class Engine(Protocol):
     """Whoever can run jobs."""
 
     def run(self, jobs: Sequence[Job]) -> Generator[Event]:
-        """Run all jobs, the first ones first; each one's events end with ``Finished`` or ``Failed``.
+        """Run all jobs, the first ones first; each one's events end with ``Finished``, ``Failed`` or ``Stopped``.
 
         Closing the iterator stops what still runs.
         """
+        ...
+
+    def stop(self, run: str) -> None:
+        """Ask for a run to end early: after its next point, or sooner; one that is not being made stays as it is."""
         ...
 
     def close(self) -> None:
@@ -118,7 +129,7 @@ class Engine(Protocol):
         ...
 
 
-def work(job: Job) -> Iterator[Event]:
+def work(job: Job) -> Generator[Event]:
     """Make one run, here, and tell what happens.  All engines do this, and nothing else."""
     yield Started(job.run)
     try:
@@ -182,6 +193,7 @@ class LocalEngine:
         self.workers = workers or max(1, joblib.cpu_count() // threads)
         self.threads = threads
         self._idle: list[_Worker] = []
+        self._making: dict[str, _Worker] = {}
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -203,15 +215,17 @@ class LocalEngine:
         try:
             while queue or busy:
                 while queue and len(busy) < self.workers:
-                    worker = self._worker()
-                    busy[worker.connection] = worker
-                    worker.take(queue.popleft())
+                    worker, job = self._worker(), queue.popleft()
+                    busy[worker.connection] = self._making[job.run] = worker
+                    worker.take(job)
                 # a connection stays open while a process that the worker forked lives on, so look at the worker too
                 dead = (connection for connection, worker in busy.items() if worker.process.poll() is not None)
                 for connection in wait(list(busy), timeout=1) or list(dead):
                     assert isinstance(connection, Connection)
                     event = busy[connection].hear()
-                    if isinstance(event, Finished):
+                    if isinstance(event, Finished | Failed | Stopped):
+                        self._making.pop(event.run, None)
+                    if isinstance(event, Finished | Stopped):
                         self._idle.append(busy.pop(connection))
                     elif isinstance(event, Failed):
                         busy.pop(connection).stop()  # what raised may have left more behind, such as a broken GPU
@@ -219,6 +233,13 @@ class LocalEngine:
         finally:
             for worker in busy.values():
                 worker.stop()
+                assert worker.job is not None
+                self._making.pop(worker.job.run, None)
+
+    def stop(self, run: str) -> None:
+        """End a run after the point that it is at (see :class:`Engine`)."""
+        if run in self._making:
+            self._making[run].tell(run)
 
     def _worker(self) -> _Worker:
         while self._idle:
@@ -259,8 +280,12 @@ class _Worker:
     def take(self, job: Job | None) -> None:
         """Take up a job, or end."""
         self.job = job
+        self.tell(job)
+
+    def tell(self, message: Job | str | None) -> None:
+        """Send a job, the name of a run to end early, or None to end itself."""
         with contextlib.suppress(OSError):  # it has died already, which hear() will notice
-            self.connection.send(job)
+            self.connection.send(message)
 
     def hear(self) -> Event:
         """Wait for what happens next, which may be the worker's death."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from fewer.core.curve import Curve
 
-Status = Literal["waiting", "running", "done", "failed"]
+Status = Literal["waiting", "running", "done", "failed", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Run:
         The entry's label.
     seed : int
         Its seed.
-    status : {"waiting", "running", "done", "failed"}
-        Where it stands.
+    status : {"waiting", "running", "done", "failed", "stopped"}
+        Where it stands; "stopped" before its budget was spent, because it was hopeless.
     curve : Curve, optional
         What it has measured so far; None before the first point.
     error : str, optional
-        Why it failed, in one line.
+        Why it failed or was stopped, in one line.
     seconds : float
         Time spent advancing.
     """
@@ -79,3 +79,8 @@ class Outcome:
     def failed(self) -> tuple[Run, ...]:
         """The runs that raised."""
         return tuple(run for run in self.runs if run.status == "failed")
+
+    @property
+    def stopped(self) -> tuple[Run, ...]:
+        """The runs that were stopped as hopeless."""
+        return tuple(run for run in self.runs if run.status == "stopped")

@@ -20,6 +20,10 @@ _SHOWN = 30
 """Lines of the live table at most; runs that are over make room first."""
 
 
+OVER = ("done", "failed", "stopped")
+"""Statuses of runs that nothing more happens to."""
+
+
 class Progress:
     """Pass an instance as ``on_event`` to :func:`fewer.race.race`, inside a ``with``.
 
@@ -58,9 +62,11 @@ class Progress:
             self._kept += self._samples(run)  # from an earlier start: it tells nothing about the speed of this one
         if self._console.is_terminal or before is None or run.status == before.status:
             return
-        if run.status in ("done", "failed"):
-            over = sum(each.status in ("done", "failed") for each in self._runs.values())
-            said = f"score {run.curve.final:.4g}" if run.curve and run.status == "done" else f"failed: {run.error}"
+        if run.status in OVER:
+            over = sum(each.status in OVER for each in self._runs.values())
+            said = (
+                f"score {run.curve.final:.4g}" if run.curve and run.status == "done" else f"{run.status}: {run.error}"
+            )
             self._console.print(
                 f"[{over}/{len(self._runs)}] {run.entry}, seed {run.seed}: {said}", highlight=False, markup=False
             )
@@ -72,22 +78,20 @@ class Progress:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for name in ("run", "seed", "", "samples", "score"):
             table.add_column(name, justify="right" if name in ("seed", "samples", "score") else "left")
-        order = {"running": 0, "waiting": 1, "failed": 2, "done": 3}
+        order = {"running": 0, "waiting": 1, "failed": 2, "stopped": 3, "done": 4}
         runs = sorted(self._runs.values(), key=lambda run: order[run.status])[:_SHOWN]
         for run in sorted(runs, key=lambda run: (run.seed, list(self._runs).index((run.entry, run.seed)))):
             done = self._budget if run.status == "done" else self._samples(run)
-            style = {"failed": "red", "waiting": "dim"}.get(run.status, "")
+            style = {"failed": "red", "waiting": "dim", "stopped": "dim"}.get(run.status, "")
             score = f"{run.curve.final:.4g}" if run.curve else ("failed" if run.status == "failed" else "")
             bar = ProgressBar(total=self._budget, completed=done, width=24)
             table.add_row(Text(run.entry, style), str(run.seed), bar, str(self._samples(run)), score)
         return Group(table, Text(self._summary(), "dim"))
 
     def _summary(self) -> str:
-        over = sum(run.status in ("done", "failed") for run in self._runs.values())
+        over = sum(run.status in OVER for run in self._runs.values())
         total = self._budget * len(self._runs)
-        spent = sum(
-            self._budget if run.status in ("done", "failed") else self._samples(run) for run in self._runs.values()
-        )
+        spent = sum(self._budget if run.status in OVER else self._samples(run) for run in self._runs.values())
         elapsed = time.monotonic() - self._began
         rate = (spent - self._kept) / elapsed if elapsed > 1 else 0
         left = f", about {_clock((total - spent) / rate)} left" if rate > 0 and spent < total else ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from fewer import __version__, page
 from fewer.core.stats import Interval, SamplesToTarget
-from fewer.race.outcome import Outcome
+from fewer.race.outcome import Outcome, Run
 from fewer.race.plot import plot
 from fewer.race.summary import Row, ranked, table
 
@@ -62,6 +62,9 @@ def sentence(outcome: Outcome, target: float | None = None) -> str:
     elif failed:
         which = ", ".join(f"{row.failed} of {row.runs} of {row.entry}" for row in rows if row.failed)
         sentences.append(f"Runs that failed and are left out: {which}.")
+    if outcome.stopped:
+        which = ", ".join(f"{row.stopped} of {row.runs} of {row.entry}" for row in rows if row.stopped)
+        sentences.append(f"Runs that were stopped as hopeless and are left out: {which}.")
     if unfinished:
         sentences.append(f"Runs on {outcome.task} not finished yet: {unfinished} of {len(outcome.runs)}.")
     return " ".join(sentences) or f"There is no run on {outcome.task}."
@@ -99,9 +102,9 @@ def _reached(samples: SamplesToTarget) -> str:
 
 
 def _runs(row: Row) -> str:
-    parts = [f"{row.done} done", f"{row.failed} failed" if row.failed else ""]
-    waiting = row.runs - row.done - row.failed
-    return ", ".join(filter(None, [*parts, f"{waiting} to come" if waiting else ""]))
+    waiting = row.runs - row.done - row.failed - row.stopped
+    others = {"failed": row.failed, "stopped": row.stopped, "to come": waiting}
+    return ", ".join([f"{row.done} done", *(f"{count} {what}" for what, count in others.items() if count)])
 
 
 def _time(seconds: float) -> str:
@@ -217,7 +220,7 @@ def html(outcome: Outcome, path: str | os.PathLike[str], target: float | None = 
         facts=page.facts(facts),
         curves=drawn or '<p class="soft">No run has finished, so there are no curves to draw.</p>',
         table=_table(outcome, target),
-        failures=_failures(outcome),
+        failures=_failures(outcome) + _stopped(outcome),
         command=page.code(command(outcome, target)),
     )
     write_atomically(path, filled.encode())
@@ -259,14 +262,35 @@ def _table(outcome: Outcome, target: float | None) -> str:
 def _failures(outcome: Outcome) -> str:
     if not outcome.failed:
         return ""
+    return _list(
+        "Runs that failed",
+        f"{len(outcome.failed)} of {len(outcome.runs)} runs failed. They are left out of every number above, so an "
+        "entry that fails often may look better here than it is.",
+        "error",
+        outcome.failed,
+    )
+
+
+def _stopped(outcome: Outcome) -> str:
+    if not outcome.stopped:
+        return ""
+    return _list(
+        "Runs that were stopped",
+        f"{len(outcome.stopped)} of {len(outcome.runs)} runs were stopped because they would hardly have ended above "
+        "the best one. They are left out of every number above, so an entry that is stopped often looks better here "
+        "than it is.",
+        "decision",
+        outcome.stopped,
+    )
+
+
+def _list(title: str, says: str, what: str, runs: tuple[Run, ...]) -> str:
     items = "".join(
         f"<tr><th scope='row'>{escape(run.entry)}</th><td class='number' data-name='seed'>{run.seed}</td>"
-        f"<td data-name='error'><span>{escape(run.error or 'no message')}</span></td></tr>"
-        for run in outcome.failed
+        f"<td data-name='{what}'><span>{escape(run.error or 'no message')}</span></td></tr>"
+        for run in runs
     )
     return (
-        f"<h2>Runs that failed</h2><p>{len(outcome.failed)} of {len(outcome.runs)} runs failed. They are left out of "
-        "every number above, so an entry that fails often may look better here than it is.</p>"
-        '<table class="cards"><thead><tr><th scope="col">entry</th><th scope="col" class="number">seed</th>'
-        f'<th scope="col">error</th></tr></thead><tbody>{items}</tbody></table>'
+        f'<h2>{title}</h2><p>{says}</p><table class="cards"><thead><tr><th scope="col">entry</th>'
+        f'<th scope="col" class="number">seed</th><th scope="col">{what}</th></tr></thead><tbody>{items}</tbody></table>'
     )

@@ -11,6 +11,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import fewer
 from fewer.core.curve import Curve
@@ -18,9 +19,12 @@ from fewer.core.errors import FewerError, nearest
 from fewer.core.files import fingerprint
 from fewer.core.loop import Loop, Task
 from fewer.core.spec import canonical
-from fewer.race.engine import Engine, Event, Failed, Finished, Job, LocalEngine, Measured, Planned, Started
+from fewer.race.engine import Engine, Event, Failed, Finished, Job, LocalEngine, Measured, Planned, Started, Stopped
 from fewer.race.outcome import Outcome, Run
 from fewer.race.store import Differs, Store
+
+if TYPE_CHECKING:
+    from fewer.incontext.extrapolation import StopHopeless
 
 STORE = ".fewer/races.db"
 """Where races are kept unless another file is named; under the current folder."""
@@ -38,6 +42,7 @@ def race(
     address: str | None = None,
     on_event: Callable[[Event, Run], None] | None = None,
     fresh: bool = False,
+    hopeless: StopHopeless | None = None,
     compose: str = "fewer.compose",
 ) -> Outcome:
     """Run every entry with every seed, except what the store has already.
@@ -69,6 +74,11 @@ def race(
         comes one ``Planned`` for each run of the race, with what the store has of it.
     fresh : bool, default False
         Forget what the store has of these runs, and run them all.
+    hopeless : StopHopeless, optional
+        Stop a run that will hardly end above the best of the others: the best final score of those that
+        are done, or the best score so far of those that run.  Which runs are stopped depends on which
+        are made first.  They keep their points and the reason, are left out of what is told of finished
+        runs, and are taken up again when the race is started without this.
     compose : str, default "fewer.compose"
         A module with ``loop(spec)`` and ``task(spec)``: your own, to race what is not in the library.  It may
         have :func:`fewer.compose.together` too.
@@ -104,18 +114,27 @@ def race(
         jobs = [
             Job(run, planned.entries[of.entry], planned.task, data, budget, of.seed, stored.checkpoint(run), compose)
             for run, of in runs.items()
-            if of.status != "done"
+            if of.status != "done" and not (of.status == "stopped" and hopeless)
         ]
         if jobs:
             if isinstance(engine, str):
                 engine = opened.enter_context(contextlib.closing(_engine(engine, address)))
-            _follow(opened.enter_context(contextlib.closing(engine.run(jobs))), runs, stored, tell)
+            events = opened.enter_context(contextlib.closing(engine.run(jobs)))
+            _follow(events, runs, stored, tell, hopeless, engine.stop)
         return stored.outcome(name)
 
 
-def _follow(events: Iterator[Event], runs: dict[str, Run], store: Store, tell: Callable[[Event, Run], None]) -> None:
+def _follow(
+    events: Iterator[Event],
+    runs: dict[str, Run],
+    store: Store,
+    tell: Callable[[Event, Run], None],
+    hopeless: StopHopeless | None,
+    stop: Callable[[str], None],
+) -> None:
     """Write down what happens, then tell it: what is shown is never lost."""
     refused = set()
+    reasons: dict[str, str] = {}
     for event in events:
         run = event.run
         if run in refused:
@@ -135,13 +154,38 @@ def _follow(events: Iterator[Event], runs: dict[str, Run], store: Store, tell: C
                 curve = runs[run].curve
                 curve = Curve((*(curve.points if curve is not None else ()), point))
                 runs[run] = replace(runs[run], curve=curve, seconds=point.extras.get("seconds", 0.0))
+                if hopeless is not None and run not in reasons and (reason := _reason(hopeless, run, runs)):
+                    reasons[run] = reason
+                    stop(run)
             case Finished():
                 store.finish(run)
                 runs[run] = replace(runs[run], status="done")
             case Failed(_, error, traceback):
                 store.fail(run, error, traceback)
                 runs[run] = replace(runs[run], status="failed", error=error)
+            case Stopped():
+                store.stop(run, reasons[run])
+                runs[run] = replace(runs[run], status="stopped", error=reasons[run])
         tell(event, runs[run])
+
+
+def _reason(hopeless: StopHopeless, run: str, runs: dict[str, Run]) -> str | None:
+    """Why a run should be stopped, or None."""
+    others = [
+        (each.curve.final, each)
+        for name, each in runs.items()
+        if name != run and each.curve is not None and each.status in ("running", "done")
+    ]
+    curve = runs[run].curve
+    if curve is None or not others:
+        return None
+    best, leader = max(others, key=lambda pair: pair[0])
+    if not hopeless(curve, best):
+        return None
+    return (
+        f"at {curve.points[-1].spent} of {hopeless.horizon:g} its score was {curve.final:.4g} and its chance to end above "
+        f"{best:.4g} ({leader.entry}, seed {leader.seed}) {hopeless.chance(curve, best):.2%}"
+    )
 
 
 # --- checking the request ----------------------------------------------------------------------

@@ -30,7 +30,7 @@ CREATE TABLE races (
 );
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, entry TEXT NOT NULL, seed INTEGER NOT NULL,
-    status TEXT NOT NULL DEFAULT 'waiting' CHECK (status IN ('waiting', 'done', 'failed')),
+    status TEXT NOT NULL DEFAULT 'waiting' CHECK (status IN ('waiting', 'done', 'failed', 'stopped')),
     error TEXT, traceback TEXT, started TEXT, finished TEXT
 );
 CREATE TABLE points (
@@ -195,6 +195,12 @@ class Store:
         with self._file.writing() as db:
             change = "UPDATE runs SET status = 'failed', error = ?, traceback = ?, finished = ? WHERE id = ?"
             db.execute(change, (error, traceback, _now(), run))
+
+    def stop(self, run: str, reason: str) -> None:
+        """Note why a run was stopped; its points and its checkpoint stay, and it may be started again."""
+        with self._file.writing() as db:
+            change = "UPDATE runs SET status = 'stopped', error = ?, finished = ? WHERE id = ?"
+            db.execute(change, (reason, _now(), run))
 
     def forget(self, runs: Iterable[str]) -> None:
         """Forget what these runs have measured, so that they are run afresh."""

@@ -27,8 +27,8 @@ class Row:
         Score of the last point.
     improvement : Interval, optional
         Probability that a run of this entry has a larger area than a run of the baseline; None for the baseline.
-    done, failed, runs : int
-        How many runs finished, how many failed, and how many there are.
+    done, failed, stopped, runs : int
+        How many runs finished, how many failed, how many were stopped as hopeless, and how many there are.
     seconds : float
         Time that all its runs took together.
     """
@@ -41,6 +41,7 @@ class Row:
     improvement: Interval | None
     done: int
     failed: int
+    stopped: int
     runs: int
     seconds: float
 
@@ -85,6 +86,7 @@ def table(outcome: Outcome, target: float | None = None) -> list[Row]:
                 else None,
                 done=len(curves),
                 failed=sum(run.status == "failed" for run in runs),
+                stopped=sum(run.status == "stopped" for run in runs),
                 runs=len(runs),
                 seconds=sum(run.seconds for run in runs),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import os
@@ -30,17 +31,22 @@ def main(descriptor: int, driver: int, threads: int) -> None:
     faulthandler.enable()  # a crash in native code says where, on standard error, which the driver keeps
     connection = Connection(descriptor)
     jobs: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(connection, jobs), daemon=True).start()
+    unwanted: set[str] = set()
+    threading.Thread(target=_listen, args=(connection, jobs, unwanted), daemon=True).start()
 
     import torch
 
-    from fewer.race.engine import work
+    from fewer.race.engine import Measured, Stopped, work
 
     torch.set_num_threads(threads)
     torch.set_num_interop_threads(1)
     while (job := jobs.get()) is not None:
-        for event in work(job):
-            connection.send(event)
+        with contextlib.closing(work(job)) as events:
+            for event in events:
+                connection.send(event)
+                if job.run in unwanted and isinstance(event, Measured):
+                    connection.send(Stopped(job.run))
+                    break
 
 
 def die_with_parent(parent: int) -> None:
@@ -51,11 +57,17 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _listen(connection: Connection, jobs: queue.SimpleQueue) -> None:
-    """Queue what the driver sends, and end at once where the driver has."""
+def _listen(connection: Connection, jobs: queue.SimpleQueue, unwanted: set[str]) -> None:
+    """Queue the jobs that the driver sends, note the runs to end early, and end at once where the driver has."""
     while True:
         try:
-            jobs.put(connection.recv())
+            message = connection.recv()
+            if isinstance(message, str):
+                unwanted.add(message)
+                continue
+            if message is not None:
+                unwanted.discard(message.run)  # said of an earlier try
+            jobs.put(message)
         except (EOFError, OSError):
             os._exit(0)
 
