@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewer.core.errors import FewerError
-from fewer.explore.planning import backward_induction, draw, evaluate, greedy, mix, one_hot, relative_value_iteration
+from fewer.explore.planning import (
+    backward_induction,
+    discounted_value,
+    draw,
+    evaluate,
+    greedy,
+    mix,
+    one_hot,
+    outcome,
+    policy_iteration,
+    relative_value_iteration,
+)
 
 
 def models(runs, states, actions, seed=0):
@@ -101,3 +112,59 @@ def test_a_chain_that_swings_has_a_gain_and_one_that_falls_apart_has_none():
     apart = np.eye(2)[None, :, None]
     with pytest.raises(FewerError, match="model 0 depends on the state one starts in"):
         relative_value_iteration(apart, np.array([[[1.0], [0.0]]]), sweeps=200)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.1, 0.95))
+def test_policy_iteration_is_the_best_of_all_stationary_policies(seed, gamma):
+    P, R = models(2, 3, 2, seed)
+    values, of_actions = policy_iteration(P, R, gamma)
+    for model in range(2):
+        best = np.full(3, -np.inf)
+        for choice in itertools.product(range(2), repeat=3):
+            flow, reward = P[model, range(3), choice], R[model, range(3), choice]
+            best = np.maximum(best, discounted_value(flow[None], reward[None], gamma)[0])
+        np.testing.assert_allclose(values[model], best)
+    np.testing.assert_allclose(of_actions.max(axis=-1), values)
+    np.testing.assert_allclose(of_actions, R + gamma * np.einsum("msat,mt->msa", P, values))
+
+
+def test_the_discounted_value_is_the_sum_of_what_is_paid():
+    P, R = models(2, 4, 1)
+    expected, at = np.zeros((2, 4)), np.broadcast_to(np.eye(4), (2, 4, 4))
+    for time in range(300):
+        expected += 0.9**time * (at @ R)[..., 0]
+        at = at @ P[:, :, 0]
+    np.testing.assert_allclose(discounted_value(P[:, :, 0], R[..., 0], 0.9), expected)
+
+
+def test_policy_iteration_leaves_alone_what_a_state_does_not_have():
+    P, R = models(1, 3, 3)
+    R[0, 1, 2] = R[0, 2, :2] = -np.inf
+    values, of_actions = policy_iteration(P, R, 0.9)
+    assert np.isneginf(of_actions[0, 1, 2])
+    small = np.stack([P[0, [0, 1, 2], [a, b, 2]] for a in range(3) for b in range(2)])
+    paid = np.stack([R[0, [0, 1, 2], [a, b, 2]] for a in range(3) for b in range(2)])
+    np.testing.assert_allclose(values[0], discounted_value(small, paid, 0.9).max(axis=0))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_equally_good_policies_do_not_take_turns(scale):
+    """Copies of one action differ by rounding only, at whatever scale rewards are."""
+    P, R = models(1, 20, 1, seed=2)
+    again = policy_iteration(np.repeat(P, 30, axis=2), np.repeat(R, 30, axis=2) * scale, 0.9999)[0]
+    np.testing.assert_allclose(again, discounted_value(P[:, :, 0], R[..., 0] * scale, 0.9999))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 9))
+def test_an_outcome_is_found_as_by_counting(seed, outcomes):
+    rng = np.random.default_rng(seed)
+    shares = rng.dirichlet(np.full(outcomes, 0.2), size=(2, 3)) * (rng.random((2, 3, outcomes)) > 0.3)
+    shares[..., 0] += 0.1
+    cumulative = (shares / shares.sum(axis=-1, keepdims=True)).cumsum(axis=-1)
+    row = (rng.integers(2, size=50), rng.integers(3, size=50))
+    u = rng.random(50)
+    found = outcome(cumulative, row, u)
+    np.testing.assert_array_equal(found, (cumulative[row] <= (u * cumulative[row][:, -1])[:, None]).sum(axis=1))
+    assert (shares[(*row, found)] > 0).all()

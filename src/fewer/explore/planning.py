@@ -125,6 +125,37 @@ def draw(policy: Float[np.ndarray, "runs actions"], rng: np.random.Generator) ->
     return (cumulative[:, :-1] <= rng.random((len(policy), 1)) * cumulative[:, -1:]).sum(axis=-1)
 
 
+def outcome(
+    cumulative: Float[np.ndarray, "*rows outcomes"],
+    row: tuple[Int[np.ndarray, "..."], ...],
+    u: Float[np.ndarray, "..."],
+) -> Int[np.ndarray, "..."]:
+    """The outcome that a number in [0, 1) stands for, by bisection: no draw holds a whole distribution.
+
+    Parameters
+    ----------
+    cumulative : float array (*rows, outcomes)
+        Cumulative sums of distributions; the last one may be off 1 by rounding.
+    row : tuple of int arrays
+        Which distribution each number belongs to.
+    u : float array
+        Uniform numbers.
+
+    Examples
+    --------
+    >>> outcome(np.array([[0.2, 0.2, 1.0]]), (np.zeros(3, dtype=int),), np.array([0.1, 0.2, 0.9])).tolist()
+    [0, 2, 2]
+    """
+    last = cumulative.shape[-1] - 1
+    flat, first = cumulative.reshape(-1), np.ravel_multi_index(row, cumulative.shape[:-1]) * (last + 1)
+    u = u * flat[first + last]
+    found = np.zeros(u.shape, dtype=np.int64)
+    for power in reversed(range(last.bit_length())):
+        after = np.minimum(found + 2**power, last)  # the last outcome is not stepped over
+        found = np.where(flat[first + after - 1] <= u, after, found)
+    return found
+
+
 def mix(policy: Float[np.ndarray, "... actions"], uniform: float) -> Float[np.ndarray, "... actions"]:
     """A share of uniform actions in a policy."""
     return (1 - uniform) * policy + uniform / policy.shape[-1]
@@ -179,3 +210,54 @@ def relative_value_iteration(
         )
     gain = change.max(axis=1) + change.min(axis=1)  # twice the middle of the change
     return gain, values, R + ahead(P, values) - gain[:, None, None]
+
+
+def discounted_value(
+    P: Float[np.ndarray, "runs states states"], R: Float[np.ndarray, "runs states"], gamma: float
+) -> Float[np.ndarray, "runs states"]:
+    """Value of moving and being paid without end, discounted, as one linear system a run.
+
+    Examples
+    --------
+    >>> discounted_value(np.eye(2)[None], np.array([[1.0, 0.5]]), 0.9).round(6)
+    array([[10.,  5.]])
+    """
+    return np.linalg.solve(np.eye(P.shape[-1]) - gamma * P, R[..., None])[..., 0]
+
+
+def policy_iteration(
+    P: Float[np.ndarray, "models states actions states"], R: Float[np.ndarray, "models states actions"], gamma: float
+) -> tuple[Float[np.ndarray, "models states"], Float[np.ndarray, "models states actions"]]:
+    """Values and action values of the best policy of discounted models, exactly but for rounding.
+
+    Parameters
+    ----------
+    P, R : float arrays (models, states, actions, states) and (models, states, actions)
+        All models at once.  An action that a state does not have pays ``-inf``; each state has one.
+    gamma : float
+        Discount, in [0, 1).
+
+    Returns
+    -------
+    values : float array (models, states)
+    actions : float array (models, states, actions)
+        ``R + gamma P values``.
+
+    Examples
+    --------
+    >>> P, R = np.ones((1, 1, 2, 1)), np.array([[[0.2, 1.0]]])
+    >>> values, actions = policy_iteration(P, R, 0.5)
+    >>> values, actions
+    (array([[2.]]), array([[[1.2, 2. ]]]))
+    """
+    models, states = np.ogrid[: len(P), : P.shape[1]]
+    chosen = R.argmax(axis=-1)
+    while True:  # each round but the last makes some policy better, and there are finitely many
+        values = discounted_value(P[models, states, chosen], R[models, states, chosen], gamma)
+        of_actions = R + gamma * ahead(P, values)
+        # what the linear systems leave to rounding must not make equally good policies take turns for ever
+        rounding = 1e-13 / (1 - gamma) * np.abs(values).max(axis=1, keepdims=True)
+        better = of_actions.max(axis=-1) > of_actions[models, states, chosen] + rounding
+        if not better.any():
+            return values, of_actions
+        chosen = np.where(better, of_actions.argmax(axis=-1), chosen)
