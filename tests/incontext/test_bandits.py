@@ -137,6 +137,15 @@ def test_the_roll_in_is_between_random_and_a_single_arm():
     assert share.var().item() == pytest.approx(expected, rel=0.1)
 
 
+def test_a_uniform_draw_of_zero_breaks_no_roll_in(monkeypatch):
+    family = Bandit(arms=3, context=10)
+    means = family.means(50, seeded())
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.zeros(shape))
+    pulls, payments = family.collected(means, seeded())
+    assert pulls.unique().tolist() == [0, 1, 2]
+    assert payments.isfinite().all()
+
+
 def test_a_learner_s_roll_in_is_that_learner_and_keeps_its_order():
     family = Bandit(context=30, roll_in="thompson", label="behaviour")
     prompts = family.sample(400, seeded())

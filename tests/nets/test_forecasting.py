@@ -8,9 +8,12 @@ from sklearn.base import BaseEstimator
 
 from fewer import catalogue, compose
 from fewer.core.errors import FewerError
+from fewer.nets.direct_forecasts import LayerStack
 from fewer.nets.forecaster import Forecaster
 from fewer.nets.forecasting import Forecasting
-from fewer.nets.window_forecaster import RidgeForecaster
+from fewer.nets.long_conv import LongConv
+from fewer.nets.spacetime import SpaceTimeForecaster
+from fewer.nets.window_forecaster import RidgeForecaster, SeasonalNaive
 from fewer.tasks.digits import digits
 from fewer.tasks.series import Series, ar
 
@@ -67,6 +70,30 @@ def test_the_score_is_that_of_the_held_out_forecasts():
     point = Forecasting(RidgeForecaster(), points=1).learn(TASK, budget=200).curve.points[0]
     peer = RidgeForecaster(16, 4).fit(TASK.history[-200:])
     assert point.score == TASK.score(peer.predict(TASK.windows, 4))
+
+
+@pytest.mark.parametrize(
+    "forecaster",
+    [
+        SpaceTimeForecaster(
+            kernel_dim=8, channels=16, blocks=1, dropout=0.0, epochs=60, learning_rate=1e-2, patience=None
+        ),
+        Forecaster(
+            LayerStack(lambda channels, length: LongConv(channels, length, kernel_dropout=0.0), channels=16, blocks=1),
+            epochs=60,
+            learning_rate=1e-2,
+            patience=None,
+        ),
+    ],
+    ids=["spacetime", "long-conv"],
+)
+def test_air_passengers_are_forecast_better_than_by_the_same_month_of_last_year(forecaster):
+    passengers = pytest.importorskip("aeon.datasets").load_airline()  # comes with the package, 144 months
+    task = Series("airline", np.log(passengers)[:, None], ("passengers",), lag=24, horizon=12, period=12)
+    learned = Forecasting(forecaster, points=1).learn(task, budget=len(task.history), seed=0)
+    naive = SeasonalNaive(12, 12).fit(task.history).predict(task.windows, 12)
+    assert len(task.history) == 115
+    assert learned.curve.points[-1].score > 0.9 * task.score(naive)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ class BanditFamily(Decisions):
             return play(means, self.noise, rule, self.context, generator)
         # 0, 0.1, ..., 1 of the pulls go to one arm, and the others are spread at random
         share = torch.randint(11, (len(means), 1), generator=generator) / 10
-        spread = -torch.rand(means.shape, generator=generator).log()
+        # a uniform draw is zero once in 2^24 times, and its logarithm no number to divide by
+        spread = -torch.rand(means.shape, generator=generator).clamp_min(2.0**-25).log()
         single = torch.randint(self.arms, (len(means),), generator=generator)
         chances = (1 - share) * spread / spread.sum(-1, keepdim=True) + share * nn.functional.one_hot(single, self.arms)
         pulls = torch.multinomial(chances, self.context, replacement=True, generator=generator)
