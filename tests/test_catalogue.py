@@ -32,7 +32,7 @@ ROOMS = {
 }
 TABLES = tomllib.loads((catalogue.HERE / "papers.toml").read_text(encoding="utf-8"))
 REQUIRED = {"title", "year", "published", "arxiv", "room", "short_of", "idea"}
-OPTIONAL = {"composes_with", "fills", "loop", "slot"}
+OPTIONAL = {"composes_with", "fills", "loop", "slot", "yields"}
 
 
 def test_every_paper_is_listed_once_and_in_its_room():

@@ -119,6 +119,16 @@ def test_a_name_of_two_rooms_follows_the_others_and_alone_means_the_one_without_
         compose.loop("labels.mlp")
 
 
+def test_a_paper_with_a_form_in_another_room_follows_the_others_and_alone_means_the_paper():
+    paper, elsewhere = catalogue.papers()["mex"], catalogue.parts("filling")["control.mex"]
+    assert type(compose.loop("mex")) is catalogue.resolve(paper.loops[0])
+    for spec in ("control.mex", "sac + mex", "mex + sac"):
+        made = compose.loop(spec)
+        assert type(made) is catalogue.resolve(elsewhere.loops[0])
+        assert made.critic_term == catalogue.resolve(elsewhere.make)()
+    assert compose.together(["ucbvi", "mex"], compose.task("riverswim")) == ["ucbvi", "mex"]
+
+
 @pytest.mark.parametrize(
     ("specs", "task", "expected"),
     [

@@ -32,10 +32,11 @@ def commands():
 
 
 def parsed(words):
-    command = typer.main.get_command(cli.app)
-    context = command.make_context("fewer", list(words), resilient_parsing=False)
-    name, sub, rest = command.resolve_command(context, context._protected_args + context.args)
-    return name, sub.make_context(name, rest).params
+    name, command, rest = "fewer", typer.main.get_command(cli.app), list(words)
+    while hasattr(command, "resolve_command"):  # a group of commands
+        context = command.make_context(name, rest)
+        name, command, rest = command.resolve_command(context, context._protected_args + context.args)
+    return name, command.make_context(name, rest).params
 
 
 @pytest.mark.parametrize("words", commands())
@@ -69,6 +70,9 @@ def folder(tmp_path_factory):
         for i in range(200):
             pixels = np.clip(rng.normal(shade, 30, size=(8, 8, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / kind / f"{i}.png")
+    for name in ("demos", "yours"):
+        seen, done = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
+        np.savez(folder / f"{name}.npz", observations=seen, actions=done, episode_ends=[10, 25, 40, 60])
     return folder
 
 
@@ -77,7 +81,7 @@ QUICK = [
     for each in commands()
     if not each.marks
     and (
-        each.values[0][0] in ("list", "find", "show", "tasks", "select")
+        each.values[0][0] in ("list", "find", "show", "tasks", "select", "demos")
         or (each.values[0][0] == "race" and "mnist5k" not in each.values[0])
     )
 ]

@@ -53,6 +53,9 @@ class Paper:
         ``"module:attribute"`` of the loop, or loops, that can use it.
     slot : str or tuple of str, optional
         The slot, or slots, of that loop which it fills.
+    yields : tuple of str, optional
+        Those of its slots that it leaves to another filling of the same spec: it is then called with the slot's name as an
+        argument that is None.
     """
 
     slug: str
@@ -67,6 +70,7 @@ class Paper:
     fills: str | None = None
     loop: str | tuple[str, ...] | None = None
     slot: str | tuple[str, ...] | None = None
+    yields: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -111,6 +115,9 @@ class Part:
         ``"module:attribute"`` of the loop, or loops, it runs in.
     slot : str or tuple of str, optional
         The slot, or slots, of that loop which it fills.
+    yields : tuple of str, optional
+        Those of its slots that it leaves to another filling of the same spec: it is then called with the slot's name as an
+        argument that is None.
     """
 
     name: str
@@ -120,6 +127,7 @@ class Part:
     says: str
     loop: str | tuple[str, ...] | None = None
     slot: str | tuple[str, ...] | None = None
+    yields: tuple[str, ...] = ()
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -211,7 +219,7 @@ def _read_parts(folder: Path) -> dict[Kind, dict[str, Part]]:
                 except TypeError as error:
                     raise FewerError(
                         f"catalogue: [{kind}.{name}] in {room}/parts.toml has the keys {', '.join(table) or '(none)'}; "
-                        "it needs make and says, and may have loop and slot"
+                        "it needs make and says, and may have loop, slot and yields"
                     ) from error
     return found
 

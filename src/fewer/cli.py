@@ -329,6 +329,62 @@ def select(
         )
 
 
+# --- demonstrations ----------------------------------------------------------------------------
+
+demos = typer.Typer(no_args_is_help=True, help="Look at demonstrations.")
+app.add_typer(demos, name="demos")
+
+
+@demos.callback()
+def _demos() -> None:
+    pass
+
+
+@demos.command("quality")
+def demos_quality(
+    data: Annotated[
+        str, typer.Argument(help="NPZ, HDF5, a folder of LeRobot or Minari, or the id of a Minari data set.")
+    ],
+    other: Annotated[str | None, typer.Option("--other", help="Another set of the same task, to compare with.")] = None,
+    observations: Annotated[
+        list[str] | None, typer.Option("--observation", help="Which part of an observation to take; repeat it.")
+    ] = None,
+    subset: Annotated[str | None, typer.Option("--subset", help="Of an HDF5 file: the name of a mask.")] = None,
+    by: Annotated[str, typer.Option("--by", help="What episodes are ranked by.")] = "action variance",
+    eps: Annotated[float | None, typer.Option("--eps", help="How near is near, in standardised units.")] = None,
+    cells: Annotated[
+        int | None, typer.Option("--cells", help="Compare within so many cells of states instead.")
+    ] = None,
+    divergence: Annotated[
+        bool, typer.Option("--divergence", help="Also clone one half and measure the other, which takes longer.")
+    ] = False,
+    show: Annotated[int, typer.Option("--show", min=1, help="How many episodes to list.")] = 10,
+    keep: Annotated[float | None, typer.Option("--keep", help="Share of the episodes to write to --output.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write them.")] = Path("kept.npz"),
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write a figure (png, svg, pdf).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Report how good demonstrations are to imitate: their measures, the worst episodes, and what to drop."""
+    import json
+
+    from fewer.demos import BehaviourCloning, load, quality_report, write_npz
+
+    _writable(plot, output if keep is not None else None)
+    given = load(data, observations=observations, subset=subset)
+    second = None if other is None else load(other, observations=observations, subset=subset)
+    imitator = BehaviourCloning() if divergence else None
+    report = quality_report(given, second, eps=eps, cells=cells, imitator=imitator)
+    chosen = None if keep is None else report.keep(keep, by)
+    # ranked before anything is printed, so that an unknown measure is said first
+    print(json.dumps(report.to_dict(), indent=1) if as_json else f"{given.summary()}\n\n{report.text(by, show)}")
+    if chosen is not None:
+        write_npz(output, given.keep(chosen))
+        _err().print(f"{len(chosen)} of {len(given)} episodes in {output}, the best by {by}", highlight=False)
+    if plot is not None:
+        report.plot(plot, by)
+        _err().print(f"figure: {plot}", style="dim", highlight=False)
+
+
 # --- claims ------------------------------------------------------------------------------------
 
 

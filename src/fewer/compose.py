@@ -32,6 +32,7 @@ class _Use:
     loops: tuple[str, ...]
     slots: tuple[str, ...]
     is_loop: bool
+    yields: tuple[str, ...] = ()
 
 
 def loop(spec: str) -> Loop[Any, Any]:
@@ -78,7 +79,7 @@ def loop(spec: str) -> Loop[Any, Any]:
             filled_by[""] = use.call.name
             given = _arguments(home, use.call)
         else:
-            made = _make(use)
+            made = _make(_yielding(use, uses))
             # one name may fill several slots at once; then it makes a mapping from slot to filling
             given = made if len(use.slots) > 1 else dict.fromkeys(use.slots, made)
         for slot, filling in given.items():
@@ -158,18 +159,21 @@ def _look_up(call: Call) -> list[_Use]:
     loops, fillings = catalogue.parts("loop"), catalogue.parts("filling")
     if call.name in loops:
         return [_Use(call, loops[call.name].make, (loops[call.name].make,), (), True)]
-    found = [fillings[call.name]] if call.name in fillings else []
-    found += [part for name, part in fillings.items() if name == f"{part.room}.{call.name}"]
-    if found:
-        return [_Use(call, part.make, part.loops, part.slots, False) for part in found]
     papers = catalogue.papers()
-    if call.name in papers:
-        paper = papers[call.name]
+    paper = papers.get(call.name)
+    uses = []
+    if paper is not None and paper.fills is not None and paper.loops:
+        uses.append(_Use(call, paper.fills, paper.loops, paper.slots, False, paper.yields))
+    found = [fillings[call.name]] if call.name in fillings else []
+    # a paper may have a form in another room, too
+    found += [part for name, part in fillings.items() if name == f"{part.room}.{call.name}"]
+    uses += [_Use(call, part.make, part.loops, part.slots, False, part.yields) for part in found]
+    if uses:
+        return uses
+    if paper is not None:
         if paper.fills is None:
             raise FewerError(f"{call.name} is planned and not there yet; 'fewer list --state works' shows what is")
-        if not paper.loops:
-            raise FewerError(f"{call.name} works after the fact and is not raced; see 'fewer show {call.name}'")
-        return [_Use(call, paper.fills, paper.loops, paper.slots, False)]
+        raise FewerError(f"{call.name} works after the fact and is not raced; see 'fewer show {call.name}'")
     working = [slug for slug, paper in papers.items() if paper.loop]
     raise FewerError(f"unknown name {call.name!r}; {nearest(call.name, [*loops, *fillings, *working])}")
 
@@ -188,6 +192,16 @@ def _possible(spec: str) -> list[str]:
         return _homes([_look_up(call) for call in parse(spec)])
     except FewerError:  # loop() says so, to whoever knows which entry it is
         return []
+
+
+def _yielding(use: _Use, uses: Sequence[_Use]) -> _Use:
+    """Leave slots to the others that insist on them, unless the user insists as well."""
+    wanted = {slot for other in uses if other is not use for slot in other.slots if slot not in other.yields}
+    left = [slot for slot in use.yields if slot in wanted and slot not in use.call.named]
+    if not left:
+        return use
+    call = dataclasses.replace(use.call, named=dict(use.call.named) | dict.fromkeys(left))
+    return dataclasses.replace(use, call=call, slots=tuple(slot for slot in use.slots if slot not in left))
 
 
 def _make(use: _Use) -> Any:

@@ -10,6 +10,7 @@ from fewer.core.errors import FewerError
 from fewer.explore import counts
 from fewer.explore.greedy_agents import CertaintyEquivalence, QLearning
 from fewer.explore.loop import Account, Episode, Exploration
+from fewer.explore.planning import backward_induction, greedy
 from fewer.explore.psrl import PSRL
 from fewer.explore.ucbvi import UCBVI
 from fewer.explore.worlds import deepsea, random_mdp, riverswim
@@ -103,6 +104,35 @@ def test_counts_are_those_of_a_plain_loop(by_step):
     assert P.sum(axis=-1) == pytest.approx(1)
     assert counts.visits(at.memory).sum() == 40
     assert ((R >= 0) & (R <= 1)).all()
+
+
+def test_rewards_that_are_told_are_taken_as_they_are():
+    """Nothing that was paid counts, nor how often: only transitions are learned."""
+    river = riverswim(3, horizon=4, told=True)
+    best = greedy(backward_induction(river.P[None], river.R[None], 4)[1])
+    at = Account(1, 3, 2, 4, river.rewards, 10, 0, np.random.default_rng(0), pays=river.pays)
+    for agent in (UCBVI(scale=1e-9), UCBVI(scale=1e-9, recommends="empirical"), PSRL()):
+        agent.begin(at)
+        at.memory["next"] += 1e12 * river.P
+        at.memory["reward"] += np.random.default_rng(1).random((1, 3, 2)) * 1e12
+        np.testing.assert_array_equal(counts.model(at.memory, at)[1][0], river.R)
+        np.testing.assert_array_equal(agent.plan(at), best)
+        np.testing.assert_array_equal(getattr(agent, "recommend", agent.plan)(at), best)
+    at.pays = None
+    assert (UCBVI(scale=1e-9)._optimistic(at) != best).any()
+
+
+def test_plans_are_made_anew_when_episodes_have_grown_by_a_factor():
+    agent, at, planned = UCBVI(replan=1.5), account(), []
+    agent.begin(at)
+    before = None
+    for played in range(20):
+        at.played = played
+        policy = agent.plan(at)
+        if policy is not before:
+            planned.append(played)
+        before = policy
+    assert planned == [0, 1, 2, 3, 5, 8, 12, 18]
 
 
 def test_q_learning_is_the_rule_written_out():

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fewer.explore.loop import Account, Episode
+from fewer.explore.trajectories import Trajectories
 
 
 def begin(account: Account, by_step: bool = False) -> None:
@@ -36,6 +37,20 @@ def add(memory: dict[str, Any], episode: Episode) -> None:
     np.add.at(reward, place, episode.rewards)
 
 
+def show(memory: dict[str, Any], shown: Trajectories) -> None:
+    """Count what was shown, as if every run had played it itself."""
+    following, reward = memory["next"], memory["reward"]
+    full = (len(following), *shown.actions.shape[1:])
+    states = np.broadcast_to(shown.states, (*full[:2], full[2] + 1))
+    actions, rewards = np.broadcast_to(shown.actions, full), np.broadcast_to(shown.rewards, full)
+    known = (actions >= 0) & (states[..., 1:] >= 0)
+    run, _, step = np.nonzero(known)
+    steps = (step,) if following.ndim == 5 else ()
+    place = (run, *steps, states[..., :-1][known], actions[known])
+    np.add.at(following, (*place, states[..., 1:][known]), 1)
+    np.add.at(reward, place, rewards[known])
+
+
 def visits(memory: dict[str, Any]) -> Float[np.ndarray, "runs *steps states actions"]:
     """How often each action was taken in each state."""
     return memory["next"].sum(axis=-1)
@@ -44,8 +59,13 @@ def visits(memory: dict[str, Any]) -> Float[np.ndarray, "runs *steps states acti
 def model(
     memory: dict[str, Any], account: Account
 ) -> tuple[Float[np.ndarray, "runs *steps states actions states"], Float[np.ndarray, "runs *steps states actions"]]:
-    """The empirical model: what was never tried goes anywhere alike, and pays the least there is."""
+    """The empirical model: what was never tried goes anywhere alike, and pays the least there is.
+
+    Where agents are told the rewards, those are taken.
+    """
     times = visits(memory)
     often = np.maximum(times, 1)
     P = np.where(times[..., None] > 0, memory["next"] / often[..., None], 1 / account.states)
+    if account.pays is not None:
+        return P, np.broadcast_to(account.pays, times.shape)
     return P, np.where(times > 0, memory["reward"] / often, account.rewards[0])

@@ -19,6 +19,7 @@ from fewer.core.ledger import Ledger
 from fewer.core.loop import Loop, State
 from fewer.core.seeding import generator
 from fewer.explore.planning import draw
+from fewer.explore.trajectories import Trajectories
 from fewer.explore.worlds import Episodic, Play
 
 
@@ -42,6 +43,18 @@ class Account:
         What it knows: arrays with a leading axis of runs, numbers; saved in checkpoints.
     report : dict of str to float
         Its counters, for the point's ``extras``.
+    pays : float array (states, actions), optional
+        Mean rewards, where agents are told them.
+    features : float array (states, actions, dimensions), optional
+        In which transitions and rewards are linear, where the world has such.
+    demonstrations : Trajectories, optional
+        What the agent is shown before its first episode.
+    vectors : float array (states, dimensions), optional
+        What a state looks like, where like states look alike.
+    levels : int array (states,), optional
+        The step in which a state may come, where each comes in one only.
+    players : (int, int), optional
+        Actions of the two players of a zero-sum game, of which actions number the pairs.
     """
 
     runs: int
@@ -54,6 +67,12 @@ class Account:
     rng: np.random.Generator
     memory: dict[str, Any] = field(default_factory=dict)
     report: dict[str, float] = field(default_factory=dict)
+    pays: Float[np.ndarray, "states actions"] | None = None
+    features: Float[np.ndarray, "states actions dimensions"] | None = None
+    demonstrations: Trajectories | None = None
+    vectors: Float[np.ndarray, "states dimensions"] | None = None
+    levels: Int[np.ndarray, " states"] | None = None
+    players: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +95,11 @@ class Episode:
 
 
 class Agent(Protocol):
-    """Who explores."""
+    """Who explores.
+
+    An agent that would hand on another policy than it plays, because it plays to learn, has a method ``recommend`` like
+    ``plan``; one that knows when it has learned enough, a method ``finished(account) -> bool``.
+    """
 
     def begin(self, account: Account) -> None:
         """Lay out what is known before the first episode, in ``account.memory``."""
@@ -165,7 +188,9 @@ class Exploration(Loop[Episodic, ExploreState]):
             lost=np.zeros(self.copies),
             gained=np.zeros(self.copies),
         )
-        self.agent.begin(self._account(state))
+        account = self._account(state)
+        account.demonstrations = task.demonstrations(self.copies, generator(seed, "demonstrations"))
+        self.agent.begin(account)
         return state
 
     def advance(self, state: ExploreState) -> Point:
@@ -174,7 +199,8 @@ class Exploration(Loop[Episodic, ExploreState]):
         stop, first = min(stop, state.budget), state.ledger.spent
         before = state.gained.copy()
         account = self._account(state)
-        while state.ledger.spent < stop:
+        finished = getattr(self.agent, "finished", lambda account: False)
+        while state.ledger.spent < stop and not state.exhausted:
             account.played = state.ledger.spent
             state.policy = self.agent.plan(account)
             episode = play_episode(state.play, state.policy, state.world.horizon, state.world_rng)
@@ -184,15 +210,16 @@ class Exploration(Loop[Episodic, ExploreState]):
                 state.lost += state.world.optimum - expected
             self.agent.learn(account, episode)
             state.ledger.add("episodes", 1)
+            state.exhausted = finished(account)
         score = float((state.gained - before).mean() / (state.ledger.spent - first))
         regret = {"regret": float(state.lost.mean())} if state.world.optimum is not None else {}
         return Point(state.ledger.spent, score, {**regret, **account.report})
 
     def result(self, state: ExploreState) -> Float[np.ndarray, "runs horizon states actions"]:
-        """The policy that would be played next."""
+        """The policy that would be played next, or what the agent recommends instead."""
         account = self._account(state)
         account.played = state.ledger.spent
-        return self.agent.plan(account)
+        return getattr(self.agent, "recommend", self.agent.plan)(account)
 
     def resume(self, state: ExploreState, tree: dict[str, Any]) -> None:
         """Load the state; the world goes on with the loaded stream."""
@@ -211,6 +238,11 @@ class Exploration(Loop[Episodic, ExploreState]):
             state.ledger.spent,
             state.agent_rng,
             state.memory,
+            pays=world.pays,
+            features=world.features,
+            vectors=world.vectors,
+            levels=world.levels,
+            players=world.players,
         )
 
 

@@ -21,7 +21,7 @@ from fewer.explore.planning import backward_induction, greedy
 
 @dataclass(frozen=True)
 class PSRL:
-    """Dirichlet beliefs about transitions, normal beliefs about mean rewards; one draw an episode.
+    """Dirichlet beliefs about transitions, normal beliefs about mean rewards unless told; one draw an episode.
 
     Parameters
     ----------
@@ -44,6 +44,8 @@ class PSRL:
         memory, rng = account.memory, account.rng
         drawn = rng.standard_gamma(memory["next"] + (self.prior or 1 / account.states))
         P = drawn / np.maximum(drawn.sum(axis=-1, keepdims=True), np.finfo(float).tiny)
+        if account.pays is not None:
+            return greedy(backward_induction(P, account.pays[None], account.horizon)[1])
         low, high = account.rewards
         # one imagined reward in the middle of the range, as uncertain as the range is wide
         times = counts.visits(memory) + 1

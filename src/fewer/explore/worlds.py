@@ -7,7 +7,7 @@ runs costs a few array operations a step.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from fewer.core.errors import FewerError, need
 from fewer.core.files import fingerprint
 from fewer.core.loop import Task
 from fewer.explore.planning import backward_induction, evaluate
+from fewer.explore.trajectories import Expert, Trajectories, collect, read
 
 
 class Play(Protocol):
@@ -43,12 +44,30 @@ class Episodic(Task):
         How many states and actions there are, and the most steps of an episode.
     rewards : (float, float)
         Least and greatest reward of a step.
+    pays : float array (states, actions), optional
+        Mean rewards, where agents are told them; None where they have to learn them.
+    features : float array (states, actions, dimensions), optional
+        In which transitions and rewards are linear; None if there are none.
+    shown : Trajectories or Expert, optional
+        Episodes that agents are shown before their first one, or who plays them.
+    vectors : float array (states, dimensions), optional
+        What a state looks like, where like states look alike.
+    levels : int array (states,), optional
+        The step of an episode in which a state may come, where each comes in one only.
+    players : (int, int), optional
+        Actions of the two players of a zero-sum game, of which actions number the pairs.
     """
 
     states: int
     actions: int
     horizon: int
     rewards: tuple[float, float]
+    pays: Float[np.ndarray, "states actions"] | None = None
+    features: Float[np.ndarray, "states actions dimensions"] | None = None
+    shown: Trajectories | Expert | None = None
+    vectors: Float[np.ndarray, "states dimensions"] | None = None
+    levels: Int[np.ndarray, " states"] | None = None
+    players: tuple[int, int] | None = None
     metric = "mean return"
 
     @abstractmethod
@@ -63,6 +82,12 @@ class Episodic(Task):
     def optimum(self) -> float | None:
         """The greatest expected return; None where the world's model is not known."""
         return None
+
+    def demonstrations(self, runs: int, rng: np.random.Generator) -> Trajectories | None:
+        """What each run is shown before its first episode; None if nothing is."""
+        if isinstance(self.shown, Expert):
+            return collect(self, self.shown.policy[None], self.shown.episodes, runs, rng)
+        return self.shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +110,16 @@ class FiniteMDP(Episodic):
         Whether a reward is its mean, or 1 with that probability and else 0.
     rewards : (float, float), default (0, 1)
         The declared range of rewards, which agents may rely on.
+    pays : float array (states, actions), optional
+        ``R``, where agents are told it.
+    features : float array (states, actions, dimensions), optional
+        In which ``P`` and ``R`` are linear.
+    shown : Trajectories or Expert, optional
+        Episodes that agents are shown before their first one, or who plays them.
+    vectors : float array (states, dimensions), optional
+        What a state looks like, where like states look alike.
+    levels : int array (states,), optional
+        The step of an episode in which a state may come (``horizon`` after the last), where each comes in one only.
 
     Examples
     --------
@@ -100,6 +135,11 @@ class FiniteMDP(Episodic):
     start: Float[np.ndarray, " states"] | None = None
     noise: str = "none"
     rewards: tuple[float, float] = (0.0, 1.0)
+    pays: Float[np.ndarray, "states actions"] | None = None
+    features: Float[np.ndarray, "states actions dimensions"] | None = None
+    shown: Trajectories | Expert | None = None
+    vectors: Float[np.ndarray, "states dimensions"] | None = None
+    levels: Int[np.ndarray, " states"] | None = None
 
     def __post_init__(self) -> None:
         if self.P.ndim != 3 or self.P.shape[0] != self.P.shape[2] or self.R.shape != self.P.shape[:2]:
@@ -132,11 +172,45 @@ class FiniteMDP(Episodic):
             self.start.shape != self.P.shape[:1] or not np.isclose(self.start.sum(), 1) or (self.start < 0).any()
         ):
             raise FewerError(f"{self.name}: start must be a distribution over {self.states} states")
+        if self.pays is not None and not np.array_equal(self.pays, self.R):
+            raise FewerError(f"{self.name}: pays is R where agents are told it, or nothing")
+        if self.features is not None and (
+            self.features.ndim != 3 or self.features.shape[:2] != self.R.shape or not np.isfinite(self.features).all()
+        ):
+            raise FewerError(
+                f"{self.name}: features must be finite and (states, actions, dimensions), with {self.R.shape} first; "
+                f"they are {self.features.shape}"
+            )
+        if self.vectors is not None and (
+            self.vectors.ndim != 2 or len(self.vectors) != self.states or not np.isfinite(self.vectors).all()
+        ):
+            raise FewerError(
+                f"{self.name}: vectors must be finite and one row for each of {self.states} states; "
+                f"they are {self.vectors.shape}"
+            )
+        if self.levels is not None:
+            self._check_levels(self.levels)
+        if self.shown is not None:
+            self.shown.check(self)
         if self.unreachable.any():
             state = int(self.unreachable.argmax())
             raise FewerError(
                 f"{self.name}: state {state} cannot be reached from the start in {self.horizon} steps "
                 f"({int(self.unreachable.sum())} such states); leave them out or lengthen the horizon"
+            )
+
+    def _check_levels(self, levels: np.ndarray) -> None:
+        if levels.shape != (self.states,) or (levels[self.first > 0] != 0).any():
+            raise FewerError(
+                f"{self.name}: levels must be one number for each of {self.states} states, 0 for first ones"
+            )
+        before, _, after = np.nonzero(self.P)
+        wrong = (levels[before] < self.horizon) & (levels[after] != levels[before] + 1)
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise FewerError(
+                f"{self.name}: state {before[index]} of level {levels[before[index]]} leads to state {after[index]} of level "
+                f"{levels[after[index]]}; each step must lead to the next level"
             )
 
     @property
@@ -174,11 +248,21 @@ class FiniteMDP(Episodic):
 
     def fingerprint(self) -> str:
         """Hash the arrays."""
-        return fingerprint(self.P, self.R, self.first, repr((self.horizon, self.noise, self.rewards)))
+        told = repr((self.horizon, self.noise, self.rewards, self.pays is not None))
+        known = [each for each in (self.features, self.vectors, self.levels) if each is not None]
+        return fingerprint(self.P, self.R, self.first, told, *known, *_arrays_of(self.shown))
 
     def play(self, runs: int, rng: np.random.Generator) -> Play:
         """Make independent copies that share one random stream."""
         return _Copies(self, runs, rng)
+
+
+def _arrays_of(shown: Trajectories | Expert | None) -> tuple[Any, ...]:
+    if shown is None:
+        return ()
+    if isinstance(shown, Expert):
+        return (shown.policy, str(shown.episodes))
+    return (shown.states, shown.actions, shown.rewards)
 
 
 class _Copies:
@@ -209,7 +293,7 @@ class _Copies:
 # --- generated worlds ------------------------------------------------------------------------------------------------
 
 
-def riverswim(n: int = 6, horizon: int = 20) -> FiniteMDP:
+def riverswim(n: int = 6, horizon: int = 20, told: bool = False) -> FiniteMDP:
     """A river: drifting left is sure and pays a little, swimming right against the current pays 1 at the far end.
 
     Parameters
@@ -218,6 +302,8 @@ def riverswim(n: int = 6, horizon: int = 20) -> FiniteMDP:
         States, at least 3.
     horizon : int, default 20
         Steps of an episode.
+    told : bool, default False
+        Tell agents the mean rewards, so that only transitions are left to learn.
 
     References
     ----------
@@ -234,7 +320,8 @@ def riverswim(n: int = 6, horizon: int = 20) -> FiniteMDP:
     P[0, 1, :2] = 0.4, 0.6
     P[-1, 1, -2:] = 0.4, 0.6
     R[0, 0], R[-1, 1] = 0.005, 1
-    return FiniteMDP(f"riverswim(n={n}, horizon={horizon})", P, R, horizon)
+    name = f"riverswim(n={n}, horizon={horizon}{', told=True' if told else ''})"
+    return FiniteMDP(name, P, R, horizon, pays=R if told else None)
 
 
 def deepsea(n: int = 10) -> FiniteMDP:
@@ -290,7 +377,9 @@ def random_mdp(states: int = 10, actions: int = 4, horizon: int = 10, spread: fl
     return FiniteMDP(name, P, R, horizon, noise="bernoulli")
 
 
-def mdp(path: str, horizon: int, noise: str = "none", low: float = 0.0, high: float = 1.0) -> FiniteMDP:
+def mdp(
+    path: str, horizon: int, noise: str = "none", low: float = 0.0, high: float = 1.0, demonstrations: str | None = None
+) -> FiniteMDP:
     """A world of the user's own: an NPZ file with ``P[s, a, s']`` and ``R[s, a]``, and ``start[s]`` if it is not state 0.
 
     Parameters
@@ -303,6 +392,8 @@ def mdp(path: str, horizon: int, noise: str = "none", low: float = 0.0, high: fl
         See :class:`FiniteMDP`.
     low, high : float, default 0 and 1
         The declared range of rewards.
+    demonstrations : str, optional
+        A file of episodes that agents are shown first (NPZ, HDF5 or Minari), in numbers of states and actions.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -315,7 +406,11 @@ def mdp(path: str, horizon: int, noise: str = "none", low: float = 0.0, high: fl
     if missing:
         raise FewerError(f"mdp: {path} has no array {missing[0]!r} (it has {', '.join(arrays) or 'none'}); add it")
     name = f"mdp('{path}', horizon={horizon})"
-    return FiniteMDP(name, arrays["P"], arrays["R"], horizon, arrays.get("start"), noise, (low, high))
+    made = FiniteMDP(name, arrays["P"], arrays["R"], horizon, arrays.get("start"), noise, (low, high))
+    if demonstrations is None:
+        return made
+    shown = read(demonstrations, made.states, made.actions, horizon)
+    return replace(made, name=f"{name[:-1]}, demonstrations='{demonstrations}')", shown=shown)
 
 
 # --- Gymnasium -------------------------------------------------------------------------------------------------------
@@ -335,12 +430,15 @@ class GymWorld(Episodic):
         For ``gymnasium.make``.
     rewards : (float, float), default (0, 1)
         The declared range of rewards.
+    shown : Trajectories or Expert, optional
+        Episodes that agents are shown before their first one, or who plays them.
     """
 
     id: str
     horizon: int
     options: dict[str, Any]
     rewards: tuple[float, float] = (0.0, 1.0)
+    shown: Trajectories | Expert | None = None
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -372,7 +470,8 @@ class GymWorld(Episodic):
     def fingerprint(self) -> str:
         """Name the environment and its options."""
         version = need("gymnasium", extra="control", what="task gym-tabular").__version__
-        return fingerprint(self.id, repr((self.horizon, sorted(self.options.items()), self.rewards, version)))
+        told = repr((self.horizon, sorted(self.options.items()), self.rewards, version))
+        return fingerprint(self.id, told, *_arrays_of(self.shown))
 
     def play(self, runs: int, rng: np.random.Generator) -> Play:
         """Make one environment a copy."""
@@ -419,7 +518,14 @@ class _Environments:
         return self.at.copy(), rewards, self.over | (self.time >= self.world.horizon)
 
 
-def gym_tabular(id: str, horizon: int = 100, low: float = 0.0, high: float = 1.0, **options: Any) -> Episodic:
+def gym_tabular(
+    id: str,
+    horizon: int = 100,
+    low: float = 0.0,
+    high: float = 1.0,
+    demonstrations: str | None = None,
+    **options: Any,
+) -> Episodic:
     """A Gymnasium environment with Discrete observations and actions.
 
     Parameters
@@ -430,11 +536,17 @@ def gym_tabular(id: str, horizon: int = 100, low: float = 0.0, high: float = 1.0
         The most steps of an episode.
     low, high : float, default 0 and 1
         The range of rewards, which agents may rely on.
+    demonstrations : str, optional
+        A file of episodes that agents are shown first (NPZ, HDF5 or Minari), in numbers of states and actions.
     **options
         For ``gymnasium.make``.
     """
     if horizon < 1:
         raise FewerError(f"gym-tabular: the horizon must be at least 1; it is {horizon}")
     world = GymWorld(id, horizon, options, (low, high))
-    _ = world.states  # what cannot be played is said now
-    return world
+    states = world.states  # what cannot be played is said now
+    if demonstrations is None:
+        return world
+    shown = read(demonstrations, states, world.actions, horizon, end=states - 1)
+    shown.check(world)
+    return replace(world, shown=shown)

@@ -33,3 +33,29 @@ class LinearEnsemble(nn.Module):
         """Apply each member's layer to its own rows, or to the rows of all where the second axis is 1."""
         members = x.expand(-1, len(self.weight), -1).transpose(0, 1)
         return torch.baddbmm(self.bias[:, None], members, self.weight).transpose(0, 1)
+
+
+class LayerNormEnsemble(nn.Module):
+    """Layer norms of k members, each with gains and offsets of its own.
+
+    Parameters
+    ----------
+    width : int
+        Features of each member.
+    k : int
+        Members.
+
+    Examples
+    --------
+    >>> LayerNormEnsemble(3, k=4)(torch.randn(2, 4, 3)).shape
+    torch.Size([2, 4, 3])
+    """
+
+    def __init__(self, width: int, k: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(k, width))
+        self.bias = nn.Parameter(torch.zeros(k, width))
+
+    def forward(self, x: Float[Tensor, "rows k width"]) -> Float[Tensor, "rows k width"]:
+        """Normalise the features of each member of each row."""
+        return torch.addcmul(self.bias, nn.functional.layer_norm(x, x.shape[-1:]), self.weight)
