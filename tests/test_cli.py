@@ -96,6 +96,15 @@ def test_a_race_prints_a_table_a_sentence_and_writes_what_was_asked(tmp_path):
     assert "[1/" not in again.stderr  # nothing was run twice
 
 
+def test_a_figure_may_show_another_measure(tmp_path):
+    asked = ("race", "riverswim(n=4, horizon=8)", "-m", "psrl", "--budget", 20, "--seeds", 2, "--draw", "regret")
+    made = fewer(*asked, "--plot", "regret.svg", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert "regret on riverswim" in (tmp_path / "regret.svg").read_text()
+    alone = fewer(*asked, cwd=tmp_path)
+    assert (alone.returncode, "add --plot figure.png" in alone.stderr) == (2, True)
+
+
 def test_a_failed_run_is_told_and_the_others_are_kept(tmp_path):
     made = fewer("race", "digits", "-m", "random", "-m", "mlp(lr=1e30)", "--budget", 20, "--seeds", 1, cwd=tmp_path)
     assert made.returncode == 2

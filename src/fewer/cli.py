@@ -163,6 +163,9 @@ def race(
     plot: Annotated[
         list[Path] | None, typer.Option("--plot", help="Write a figure (png, svg, pdf); repeat it.")
     ] = None,
+    draw: Annotated[
+        str | None, typer.Option("--draw", help="For --plot: a measure in place of the score, such as regret.")
+    ] = None,
     store: Annotated[Path, typer.Option("--store", help="Where runs are kept.")] = Path(".fewer/races.db"),
     engine: Annotated[str, typer.Option("--engine", help="local or ray.")] = "local",
     address: Annotated[str | None, typer.Option("--address", help="Of a Ray cluster, for --engine ray.")] = None,
@@ -179,6 +182,8 @@ def race(
     from fewer.race.progress import Progress
 
     _writable(report, *(plot or []))
+    if draw is not None and not plot:
+        raise FewerError("--draw says what a figure shows; add --plot figure.png, or leave it out")
     if engine not in ("local", "ray"):
         raise FewerError(f"unknown engine {engine!r}; choose local or ray")
     if engine == "local" and address is not None:
@@ -205,7 +210,7 @@ def race(
             fresh=fresh,
             hopeless=hopeless,
         )
-    _present(outcome, target, report, plot or [])
+    _present(outcome, target, report, plot or [], draw)
     if outcome.failed:
         run = outcome.failed[0]
         raise FewerError(
@@ -214,14 +219,19 @@ def race(
         )
 
 
-def _present(outcome: Any, target: float | None, report: Path | None, plots: list[Path]) -> None:
+def _present(
+    outcome: Any, target: float | None, report: Path | None, plots: list[Path], draw: str | None = None
+) -> None:
     from fewer.race import report as reports
 
     out = _out()
     out.print(reports.as_text(outcome, target))
     out.print(f"\n{reports.sentence(outcome, target)}", highlight=False, markup=False, soft_wrap=True)
     for path in plots:
-        reports.plot(outcome, path, target)
+        if draw is None:
+            reports.plot(outcome, path, target)
+        else:
+            reports.plot(outcome.measured(draw), path)
         out.print(f"figure: {path}", style="dim", highlight=False)
     if report is not None:
         reports.html(outcome, report, target)

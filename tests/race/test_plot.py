@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.race.outcomes import SEEDS, made, mixed
 
-from fewer.core.curve import Curve
+from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError
 from fewer.race import report
 from fewer.race.outcome import Outcome, Run
@@ -39,3 +39,18 @@ def test_plot_of_nothing_of_one_point_and_of_many(tmp_path: Path) -> None:
     report.plot(single, tmp_path / "point.svg")
     report.plot(made({f"entry {i}": 0.6 + i / 50 for i in range(20)}), tmp_path / "many.svg")
     assert len(list(tmp_path.glob("*.svg"))) == 3
+
+
+def test_another_measure_may_be_drawn_in_place_of_the_score() -> None:
+    curves = [
+        Curve((Point(1, 0.5, {"regret": 2.0}), Point(2, 0.6, {}), Point(3, 0.7, {"regret": 5.0}))),
+        Curve.of([(1, 1)]),
+    ]
+    entries = {"a": "a", "b": "b", "c": "c"}
+    runs = (Run("a", 0, "done", curves[0]), Run("b", 0, "done", curves[1]), Run("c", 0, "failed"))
+    race = Outcome("t", "return", "episodes", 3, (0,), entries, runs).measured("regret")
+    assert race.metric == "regret"
+    assert [(point.spent, point.score) for point in race.curves("a")[0]] == [(1, 2.0), (3, 5.0)]
+    assert race.curves("b") == []
+    with pytest.raises(FewerError, match=r"no run of this race has measured 'regrets'; .*regret"):
+        Outcome("t", "return", "episodes", 3, (0,), entries, runs).measured("regrets")

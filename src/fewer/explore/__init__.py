@@ -22,7 +22,9 @@ _HOMES: dict[str, str] = {
     "DemoRegularized": "fewer.explore.demo_regularized",
     "DiscountedMDP": "fewer.explore.sampled_worlds",
     "EllipticBonus": "fewer.explore.elliptic",
+    "EndlessAgent": "fewer.explore.driven",
     "EndlessMDP": "fewer.explore.endless_worlds",
+    "EpisodicAgent": "fewer.explore.driven",
     "Exploration": "fewer.explore.loop",
     "FiniteMDP": "fewer.explore.worlds",
     "GenerativeLearning": "fewer.explore.generative",
@@ -74,7 +76,9 @@ __all__ = [
     "DemoRegularized",
     "DiscountedMDP",
     "EllipticBonus",
+    "EndlessAgent",
     "EndlessMDP",
+    "EpisodicAgent",
     "Exploration",
     "FiniteMDP",
     "GenerativeLearning",
@@ -109,6 +113,7 @@ if TYPE_CHECKING:
     from fewer.explore.contrastive_ucb import ContrastiveUCB, CountingRounds
     from fewer.explore.deep_mex import OptimisticCriticTerm, OptimisticModelTerm, mex_loss
     from fewer.explore.demo_regularized import DemoRegularized
+    from fewer.explore.driven import EndlessAgent, EpisodicAgent
     from fewer.explore.elliptic import EllipticBonus, ReplayBonus
     from fewer.explore.endless_worlds import EndlessMDP
     from fewer.explore.generative import GenerativeLearning

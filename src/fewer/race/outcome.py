@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from fewer.core.curve import Curve
+from fewer.core.curve import Curve, Point
+from fewer.core.errors import FewerError, nearest
 
 Status = Literal["waiting", "running", "done", "failed", "stopped"]
 
@@ -74,6 +75,29 @@ class Outcome:
     def curves(self, entry: str) -> list[Curve]:
         """The finished curves of one entry, by seed."""
         return [run.curve for run in self.of(entry) if run.status == "done" and run.curve is not None]
+
+    def measured(self, name: str) -> Outcome:
+        """The same race with another of its measures in the place of the score, to be drawn.
+
+        Parameters
+        ----------
+        name : str
+            Of what loops write beside the score: ``"regret"``, ``"seconds"``.  Points without it are left out.
+
+        Raises
+        ------
+        FewerError
+            If no point of any run has it.
+        """
+        known = {key: None for run in self.runs if run.curve is not None for point in run.curve for key in point.extras}
+        if name not in known:
+            raise FewerError(f"no run of this race has measured {name!r}; {nearest(name, known, 6)}")
+        runs = []
+        for run in self.runs:
+            points = [] if run.curve is None else [each for each in run.curve if name in each.extras]
+            drawn = [Point(each.spent, each.extras[name], each.extras) for each in points]
+            runs.append(replace(run, curve=Curve(tuple(drawn)) if drawn else None))
+        return replace(self, metric=name.replace("_", " "), runs=tuple(runs))
 
     @property
     def failed(self) -> tuple[Run, ...]:
