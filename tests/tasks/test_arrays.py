@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fewer import compose
 from fewer.core.errors import FewerError
 from fewer.tasks.arrays import images, npz
+from fewer.tasks.representation import Representation
 
 X = np.arange(24, dtype=np.float64).reshape(8, 3)
 Y = np.arange(8) % 2
@@ -160,10 +162,35 @@ class TestImages:
         for size in (0, 2.5, True):
             with pytest.raises(FewerError, match="give pixels a side"):
                 images(str(photos), size=size)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(FewerError, match=r"has no sub-folders with images.*'fewer select'"):
-            images(str(photos / "cat" / "deeper"))
+        (tmp_path / "empty" / "deeper").mkdir(parents=True)
+        with pytest.raises(FewerError, match="has no images and no sub-folders with images"):
+            images(str(tmp_path / "empty"))
         with pytest.raises(FewerError, match=r"class 'deeper' has one row|at least two classes|hold only one"):
             images(str(photos / "cat"))
+
+    def test_a_folder_without_classes_has_rows_and_no_labels(self, photos):
+        task = images(str(photos / "cat" / "deeper"), size=4, test=1)
+        assert isinstance(task, Representation)
+        assert (task.x.shape, task.labels) == ((1, 3, 4, 4), {})
+        assert np.allclose(task.x[:, 0], 50 / 255, atol=1e-6)
+
+    @pytest.mark.parametrize("labelled", [True, False])
+    def test_features_are_learned_from_both_kinds_of_folders(self, tmp_path, labelled):
+        pillow = pytest.importorskip("PIL.Image")
+        rng = np.random.default_rng(0)
+        for index in range(40):
+            where = tmp_path / f"class {index % 2}" if labelled else tmp_path
+            where.mkdir(exist_ok=True)
+            pillow.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(where / f"{index}.png")
+        task = images(str(tmp_path), size=8)
+        specs = compose.together([f"{name} + contrastive(batch=16, points=1)" for name in ("simclr", "dcl")], task)
+        for spec in specs:
+            (point,) = compose.loop(spec).run(task, 48, 0)
+            assert ("knn" in point.extras, "views recognised" in point.extras) == (labelled, not labelled)
+            assert 0 <= point.score <= 1
+        if not labelled:
+            with pytest.raises(FewerError, match=r"runs on a Classification task; .* is a Representation"):
+                compose.loop("mixup").check(task, 1000)
 
     @pytest.mark.parametrize("data", [b"", b"no image", "cut"])
     def test_damaged_images_are_named(self, photos, data):

@@ -153,6 +153,7 @@ def warp(
     translate_x: Float[Tensor, " rows"] | float = 0.0,
     translate_y: Float[Tensor, " rows"] | float = 0.0,
     stretch: Float[Tensor, " rows"] | float = 0.0,
+    stretch_y: Float[Tensor, " rows"] | float = 0.0,
 ) -> Float[Tensor, "rows channels height width"]:
     """Rotate, shear, move and stretch each image by its own amounts, all in one interpolation.
 
@@ -162,8 +163,8 @@ def warp(
     ----------
     x : float tensor (rows, channels, height, width)
         Images.
-    rotate, shear_x, shear_y, translate_x, translate_y, stretch : float tensor (rows,), or a number
-        Strengths in [-1, 1] of up to 30 degrees, a shear of 0.3, 0.3 of the side, and 0.3 of the width.
+    rotate, shear_x, shear_y, translate_x, translate_y, stretch, stretch_y : float tensor (rows,), or a number
+        Strengths in [-1, 1] of up to 30 degrees, a shear of 0.3, 0.3 of the side, and 0.3 of the width and of the height.
 
     Examples
     --------
@@ -171,15 +172,17 @@ def warp(
     [3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 9.0, 9.0, 9.0]
     """
     rows, _, height, width = x.shape
-    given = (rotate, shear_x, shear_y, translate_x, translate_y, stretch)
-    angle, right, down, along_x, along_y, longer = (
+    given = (rotate, shear_x, shear_y, translate_x, translate_y, stretch, stretch_y)
+    angle, right, down, along_x, along_y, longer, taller = (
         torch.as_tensor(each, dtype=x.dtype, device=x.device).expand(rows) for each in given
     )
     angle = angle * (DEGREES * torch.pi / 180)
     cos, sin = angle.cos(), angle.sin()
     turn = torch.stack((cos, -sin, sin, cos), dim=1).view(rows, 2, 2)
     one = torch.ones_like(cos)
-    slant = torch.stack((one + STRETCH * longer, SHEAR * right, SHEAR * down, one), dim=1).view(rows, 2, 2)
+    slant = torch.stack((one + STRETCH * longer, SHEAR * right, SHEAR * down, one + STRETCH * taller), dim=1).view(
+        rows, 2, 2
+    )
     # places are counted from -1 to 1 in both directions, whatever the sides: keep angles true where they differ
     aspect = x.new_tensor([[1.0, height / width], [width / height, 1.0]])
     move = 2 * TRANSLATE * torch.stack((along_x, along_y), dim=1)

@@ -104,12 +104,15 @@ class ConvNet:
         Batch normalisation after each convolution.
     hidden : int, default 64
         Units of the fully connected layer; 0 leaves it out, and the flattened maps are the features.
+    pool : bool, default False
+        Take the mean of each last map in place of the map.
     """
 
     channels: tuple[int, ...] = (16, 32)
     kernel: int = 3
     norm: bool = False
     hidden: int = 64
+    pool: bool = False
 
     def build(self, shape: tuple[int, ...], classes: int) -> Classifier:
         """Make the network for rows of ``shape``: (channels, length) or (channels, height, width)."""
@@ -129,8 +132,10 @@ class ConvNet:
                 layers.append(normalise(after))
             layers.append(nn.ReLU())
             before, sides = after, tuple((side + 1) // 2 for side in sides)
+        if self.pool:
+            layers.append(nn.AdaptiveAvgPool1d(1) if len(shape) == 2 else nn.AdaptiveAvgPool2d(1))
         layers.append(nn.Flatten())
-        width = before * math.prod(sides)
+        width = before if self.pool else before * math.prod(sides)
         if self.hidden:
             layers += [nn.Linear(width, self.hidden), nn.ReLU()]
             width = self.hidden

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Shaped
 from fewer.core.errors import FewerError, nearest, need
 from fewer.tasks.classification import Classification, Metric
 from fewer.tasks.files import existing, first_line
+from fewer.tasks.representation import Representation
 from fewer.tasks.tables import encode
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -113,13 +114,14 @@ def npz(
 
 def images(
     folder: str, *, size: int = 32, gray: bool = False, metric: Metric = "accuracy", test: int | float = 0.2
-) -> Classification:
-    """Make a task of a folder with one sub-folder of images for each class.
+) -> Classification | Representation:
+    """Make a task of a folder of images: one sub-folder for each class, or images without classes.
 
     Parameters
     ----------
     folder : str
-        Its sub-folders' names are the classes; images are looked for at any depth in them.
+        Its sub-folders' names are the classes; images are looked for at any depth in them.  Where there are none, its
+        images have no class: features can be learned from them, and nothing that needs labels.
     size : int, default 32
         Height and width that every image is scaled to, in pixels.
     gray : bool, default False
@@ -131,7 +133,7 @@ def images(
 
     Returns
     -------
-    Classification
+    Classification or Representation
         ``x`` of shape (images, channels, size, size), in [0, 1].
 
     Raises
@@ -139,7 +141,7 @@ def images(
     MissingPackage
         If Pillow is not installed.
     FewerError
-        If there are no sub-folders or no images in them, or an image cannot be read.
+        If there are no images, or one cannot be read.
     """
     pillow = need("PIL.Image", extra="vision", what="task images", package="pillow")
     home = Path(folder).expanduser()
@@ -154,19 +156,32 @@ def images(
         for file in sorted(each.rglob("*"))
         if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
     ]
+    labelled = bool(found)
+    if not labelled:
+        found = [
+            (file, "") for file in sorted(home.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        ]
     if not found:
         raise FewerError(
-            f"images: {home} has no sub-folders with images; the sub-folder's name is the class "
-            "(choose among unlabelled images with 'fewer select')"
+            f"images: {home} has no images and no sub-folders with images; the sub-folder's name is the class"
         )
-    y, classes = encode(np.array([label for _, label in found]), home.name, "its sub-folders")
     x = np.empty((len(found), 1 if gray else 3, size, size), dtype=np.float32)
     for row, (file, _) in enumerate(found):
-        x[row] = _pixels(pillow, file, size, gray)
+        x[row] = pixels(pillow, file, size, gray)
+    if not labelled:
+        return Representation(home.name, x, {}, test=test)
+    y, classes = encode(np.array([label for _, label in found]), home.name, "its sub-folders")
     return Classification(home.name, x, y, classes, test=test, metric=metric)
 
 
-def _pixels(pillow: Any, file: Path, size: int, gray: bool) -> Float[np.ndarray, "channels size size"]:
+def pixels(pillow: Any, file: Path, size: int, gray: bool) -> Float[np.ndarray, "channels size size"]:
+    """Read an image file, scaled to a square, with values in [0, 1].
+
+    Raises
+    ------
+    FewerError
+        If it cannot be read, or has more than 8 bits a channel.
+    """
     broken = (OSError, SyntaxError, ValueError, pillow.DecompressionBombError, pillow.DecompressionBombWarning)
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,127 @@
+"""What adaptation hands on: a model that predicts, and a small file of what is new in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from fewer.core.errors import FewerError
+from fewer.core.files import write_atomically
+
+if TYPE_CHECKING:
+    from fewer.adapt.loop import HeadModule, Inputs, Select
+
+FORMAT = "fewer-adapted-1"
+"""Of a saved adaptation."""
+
+
+class Adapted:
+    """A frozen model with what was built into it and on top of it.
+
+    Parameters
+    ----------
+    readout : nn.Module
+        Rows to features.
+    head : HeadModule
+        Features to classes.
+    select : Select, optional
+        Which of several classifiers is believed; all alike by default.
+    classes : tuple of str
+        Their names.
+    """
+
+    def __init__(self, readout: nn.Module, head: HeadModule, select: Select | None, classes: tuple[str, ...]) -> None:
+        self.readout, self.head, self.select, self.classes = readout, head, select, classes
+
+    def there(self, x: Any) -> Any:
+        """Rows where the model is."""
+        where = next((each.device for each in self.readout.parameters()), torch.device("cpu"))
+        return {name: each.to(where) for name, each in x.items()} if isinstance(x, dict) else x.to(where)
+
+    def learn(self, everything: bool) -> None:
+        """Get ready to be trained: the head, the read-out and what was built in, and the model itself if all of it is."""
+        self.head.train()
+        self.readout.train()
+        model = getattr(self.readout, "model", None)
+        if isinstance(model, nn.Module) and not everything:
+            model.eval()
+            for module in model.modules():
+                if getattr(module, "adapts", False):
+                    module.train()
+
+    def features(self, x: Inputs, block: int = 512) -> Float[Tensor, "rows width"]:
+        """Features of rows, without gradients, in evaluation."""
+        from fewer.adapt.loop import rows_at
+
+        self.readout.eval()
+        count = len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
+        with torch.no_grad():
+            parts = [
+                self.readout(self.there(rows_at(x, slice(begin, begin + block)))) for begin in range(0, count, block)
+            ]
+        return torch.cat(parts)
+
+    def mixed(
+        self, features: Float[Tensor, "rows width"], classes: tuple[str, ...] | None = None
+    ) -> Float[Tensor, "rows classes"]:
+        """Probabilities, of all classifiers weighed by the selection."""
+        logits = self.head.logits(features, classes)
+        if self.select is None:
+            return logits.softmax(-1).mean(1)
+        weights = self.select.weights(logits, features, self.head)
+        return (logits.softmax(-1) * weights[..., None]).sum(1)
+
+    def probabilities(self, x: Inputs, classes: tuple[str, ...] | None = None) -> Float[np.ndarray, "rows classes"]:
+        """Probabilities of the classes it was adapted to, or of others by name where the head can name them."""
+        self.head.eval()
+        with torch.no_grad():
+            return self.mixed(self.features(x), classes).cpu().numpy()
+
+    def predict(self, x: Inputs) -> Int[np.ndarray, " rows"]:
+        """The most probable class of each row, as a place in ``classes``."""
+        return self.probabilities(x).argmax(1)
+
+    def new(self) -> dict[str, Tensor]:
+        """What was trained, by name, and what the head has noted; nothing of the frozen model."""
+        both = nn.ModuleDict({"readout": self.readout, "head": self.head})
+        trained = {name: each.detach() for name, each in both.named_parameters() if each.requires_grad}
+        return trained | {f"head.{name}": each for name, each in self.head.named_buffers()}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was trained, and nothing of the frozen model, as safetensors."""
+        tensors = {name: each.contiguous().cpu() for name, each in self.new().items()}
+        header = {"format": FORMAT, "classes": list(self.classes)}
+        write_atomically(path, to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
+
+    def load(self, path: str | os.PathLike[str]) -> Adapted:
+        """Take up what :meth:`save` wrote, in a model that was adapted in the same way.
+
+        Raises
+        ------
+        FewerError
+            If the file is none of these, or of another shape.
+        """
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("fewer", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+            raise FewerError(f"{path} is no saved adaptation ({error}); give a file that save() wrote") from error
+        mine = self.new()
+        if not isinstance(header, dict) or header.get("format") != FORMAT or tuple(header["classes"]) != self.classes:
+            raise FewerError(f"{path} is no saved adaptation to these classes; give a file that save() wrote for them")
+        if {n: t.shape for n, t in mine.items()} != {n: t.shape for n, t in tensors.items()}:
+            raise FewerError(
+                f"{path} was adapted in another way: its parts are {sorted(tensors)[:3]}…, here {sorted(mine)[:3]}…"
+            )
+        for name, each in mine.items():
+            each.copy_(tensors[name])
+        return self
