@@ -103,5 +103,6 @@ def test_other_tasks_and_texts_are_refused(tmp_path):
 
 
 def test_without_labels_the_score_is_not_called_an_accuracy():
-    assert Representation("toy", np.zeros((4, 2)), {}, test=1).metric == "views recognised"
+    assert Representation("toy", np.zeros((4, 1, 2, 2)), {}, test=1).metric == "views recognised"
+    assert Representation("toy", np.zeros((4, 1, 2, 2, 2)), {}, test=1).metric == "minus the loss"
     assert Representation("toy", np.zeros((4, 2)), {"side": np.arange(4) % 2}, test=1).metric == "accuracy"

@@ -152,7 +152,7 @@ class DigitSensors(AdaptationTask):
 
 def train_network(network: SensorNetwork, labelled: Labelled, epochs: int, seed: int) -> SensorNetwork:
     """Train all of a network on rows; those sensors that the rows lack stay blank."""
-    from fewer.adapt.estimator import Given
+    from fewer.adapt.given_rows import Given
 
     rows = len(labelled.y)
     loop = Adaptation(trainable="all", optimiser=AdamW(lr=2e-3), steps=epochs * -(-rows // 64), batch=64, points=1)

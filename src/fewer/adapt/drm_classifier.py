@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,22 @@ from torch import nn
 
 from fewer.adapt.adapted import Adapted
 from fewer.adapt.drm import By, DomainHeads, DomainSelect, Online, PerDomain, PseudoLabels
-from fewer.adapt.estimator import Given
+from fewer.adapt.given_rows import Given
 from fewer.adapt.loop import Adaptation, Labelled
 from fewer.core.errors import FewerError
 from fewer.models.optimisers import AdamW
 
 
+@dataclass(frozen=True, eq=False)
 class _Rows(Given):
+    """Rows that say where they are from.
+
+    Parameters
+    ----------
+    domains : tuple of str
+        Names.
+    """
+
     domains: tuple[str, ...] = ()
 
 
@@ -136,8 +146,8 @@ class DRMClassifier(ClassifierMixin, BaseEstimator):
             raise FewerError(f"drm: the encoder gives {tuple(width)} for one row; features are (rows, width)")
         known, source = torch.from_numpy(places.astype(np.int64)), torch.from_numpy(domain.astype(np.int64))
         rows = Labelled(x, known, x[:0], known[:0], source)
-        task = _Rows(_Encoder(encoder, width[1]), rows, tuple(map(str, self.classes_)))
-        object.__setattr__(task, "domains", tuple(map(str, self.domains_)))  # of a frozen dataclass
+        classes, sources = tuple(map(str, self.classes_)), tuple(map(str, self.domains_))
+        task = _Rows(_Encoder(encoder, width[1]), rows, classes, domains=sources)
         loop = Adaptation(
             head=PerDomain(),
             select=DomainSelect(self.select, self.gamma),

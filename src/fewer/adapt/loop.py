@@ -356,6 +356,10 @@ class Adaptation(Loop[Task, AdaptationState]):
         def predict(x: Inputs, classes: tuple[str, ...] | None = None) -> np.ndarray:
             if self.update is None:
                 return adapted.probabilities(x, classes)
+            if classes is not None:
+                raise FewerError(
+                    "adaptation: what is still learned when the task is met knows only the classes it has learned"
+                )
             return self.update.predict(copy.deepcopy(adapted), x)
 
         if isinstance(state.task, AdaptationTask):

@@ -575,7 +575,10 @@ claim = (
             lower("share of a ViT-B", "ssf", than=0.01),
             identical("full set", "ssf", to="pretrained"),
         ],
-        note="Digits seen by three noisy sensors; the missing encoder's feature is zero for every entry but 'mean feature'.",
+        note="Digits seen by three noisy sensors; the missing encoder's feature is zero for every entry but 'mean feature'. "
+        "What is recovered is (adapted - pretrained) / (dedicated - pretrained) for each set and seed, with a gap of 0.001 where "
+        "the dedicated network is no better, and kept within 0 and 1.5. Learning rates are the customary ones of each way, tuned "
+        "for none.",
     ),
     Claim(
         says="A network trained with sensors left out at random needs no adaptation to do better: a limit of the method, "

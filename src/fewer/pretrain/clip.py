@@ -338,5 +338,5 @@ claim = Claim(
     ],
     note="Rendered scenes of 24 by 24 pixels, 8 shapes in 6 colours of which 12 pairs are never shown; 300 steps of 128 fresh "
     "images; 48-way classification by prompt, chance 0.02. Learning rates are the best for each arm of 0.001, 0.003 and 0.01 "
-    "on another seed.",
+    "on another seed; with them, a bag of words knows the shown kinds about as soon, and no others.",
 )

@@ -29,6 +29,7 @@ from fewer.pretrain.views import Mild, Views
 from fewer.tasks.classification import Classification
 from fewer.tasks.paired import Paired, Pairing
 from fewer.tasks.representation import Representation, Rows, rows_of
+from fewer.tasks.rounds import Rounds
 
 
 class Towers(Protocol):
@@ -120,16 +121,12 @@ class TwoViews:
         self.rows, self.views, self.readouts = rows, views, readouts
         self.where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.x = torch.from_numpy(np.ascontiguousarray(rows.x, dtype=np.float32)).to(self.where)
-        self.order, self.draws = generator(seed, "order"), torch_generator(seed, "views")
-        self.left = np.zeros(0, dtype=np.int64)
+        self.order, self.draws = Rounds(len(self.x), generator(seed, "order")), torch_generator(seed, "views")
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Every row once before any row again, but for those that would not fill a batch."""
-        count = min(count, len(self.x))
-        if len(self.left) < count:
-            self.left = self.order.permutation(len(self.x))
-        chosen, self.left = self.left[:count], self.left[count:]
-        return self.views.pair(self.x[torch.from_numpy(chosen).to(self.where)], self.draws)
+        """Two views of the next rows of a round."""
+        chosen = torch.from_numpy(self.order.draw(count)).to(self.where)
+        return self.views.pair(self.x[chosen], self.draws)
 
     def score(self, network: nn.Module) -> tuple[float, dict[str, float]]:
         """By labels where there are some; else how often a held-out row's view is nearest to the row's other view."""
@@ -142,12 +139,13 @@ class TwoViews:
         return found, {"views recognised": found}
 
     def state_dict(self) -> dict[str, Any]:
-        """Both streams, and the rows left."""
-        return {"order": self.order, "draws": self.draws, "left": self.left}
+        """Where both streams stand."""
+        return {"order": self.order.state_dict(), "draws": self.draws}
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
         """Take them up."""
-        self.order, self.draws, self.left = tree["order"], tree["draws"], tree["left"]
+        self.order.load_state_dict(tree["order"])
+        self.draws = tree["draws"]
 
 
 @dataclass

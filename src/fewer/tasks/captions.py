@@ -26,6 +26,7 @@ from fewer.tasks.arrays import pixels
 from fewer.tasks.classification import check_shape, rows_held_out
 from fewer.tasks.files import existing, first_line, read_csv
 from fewer.tasks.paired import Paired, fitting
+from fewer.tasks.rounds import Rounds
 
 MOST_ASKED = 1000
 """Held-out images that are asked for at most, each among the captions of all of them."""
@@ -108,15 +109,11 @@ class CaptionPairs:
         self.asked, self.answers = torch.from_numpy(task.x[asked]), [task.captions[row] for row in asked]
         channels, height, width = task.x.shape[1:]
         self.shape, self.crop = (channels, height, width), task.crop
-        self.order, self.draws = generator(seed, "order"), torch_generator(seed, "crops")
-        self.left = np.zeros(0, dtype=np.int64)
+        self.order, self.draws = Rounds(len(self.x), generator(seed, "order")), torch_generator(seed, "crops")
 
     def draw(self, count: int) -> tuple[Tensor, list[str]]:
-        """Every pair once before any pair again, but for those that would not fill a batch."""
-        count = min(count, len(self.x))
-        if len(self.left) < count:
-            self.left = self.order.permutation(len(self.x))
-        chosen, self.left = self.left[:count], self.left[count:]
+        """The next pairs of a round."""
+        chosen = self.order.draw(count)
         return cropped(self.x[torch.from_numpy(chosen)], self.crop, self.draws), [self.words[row] for row in chosen]
 
     def score(self, network: nn.Module) -> tuple[float, dict[str, float]]:
@@ -132,12 +129,13 @@ class CaptionPairs:
         return float((before == 0).double().mean()), measured
 
     def state_dict(self) -> dict[str, Any]:
-        """Both streams, and the rows left."""
-        return {"order": self.order, "draws": self.draws, "left": self.left}
+        """Where both streams stand."""
+        return {"order": self.order.state_dict(), "draws": self.draws}
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
         """Take them up."""
-        self.order, self.draws, self.left = tree["order"], tree["draws"], tree["left"]
+        self.order.load_state_dict(tree["order"])
+        self.draws = tree["draws"]
 
 
 def cropped(

@@ -91,14 +91,18 @@ class Representation(Task):
     labels: dict[str, Int[np.ndarray, " rows"]]
     test: int | float = 0.2
     probe_rows: int | None = None
-    metric: str = "accuracy"
 
     def __post_init__(self) -> None:
         check_shape(self.name, self.x, len(self.x), self.probe_rows, self.test)
         for name, y in self.labels.items():
             check_shape(f"{self.name}, labels {name!r}", self.x, len(y), None, self.test)
-        if not self.labels and self.metric == "accuracy":
-            object.__setattr__(self, "metric", "views recognised")
+
+    @property
+    def metric(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the score is: of images without labels, and of clips without, what takes the place of the accuracy."""
+        if self.labels:
+            return "accuracy"
+        return "views recognised" if self.x.ndim == 4 else "minus the loss"
 
     def fingerprint(self) -> str:
         """Hash everything that decides a result."""
