@@ -270,3 +270,14 @@ def test_the_encoder_that_was_given_is_left_as_it_was():
 def test_errors(do, message):
     with pytest.raises(FewerError, match=message):
         do()
+
+
+def test_by_distance_the_nearest_domain_is_believed_most():
+    head = DomainHeads(width=2, classes=3, domains=2)
+    head.means.copy_(torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
+    features = torch.tensor([[1.0, 0.0], [3.5, 0.0]])
+    weights = DomainSelect("distance").weights(head.logits(features), features, head)
+    assert weights[:, 0].tolist() == [0.0, 0.0]  # the shared one is not of a domain
+    for row, (near, far) in enumerate(((1.0, 3.0), (0.5, 3.5))):
+        assert float(weights[row].max()) == pytest.approx(1 / (1 + math.exp(-2 * (far - near))), abs=1e-6)
+    assert weights.argmax(1).tolist() == [1, 2]

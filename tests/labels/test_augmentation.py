@@ -282,3 +282,10 @@ def test_other_rows_are_refused(shape, view):
 def test_impossible_numbers_are_refused(bad, message):
     with pytest.raises(FewerError, match=message):
         Augmentation(**bad)
+
+
+def test_stretching_along_one_axis_is_stretching_the_transposed_image_along_the_other():
+    x = torch.rand(3, 2, 12, 12)
+    amount = torch.tensor([-1.0, 0.3, 1.0])
+    assert torch.allclose(warp(x, stretch_y=amount), warp(x.mT, stretch=amount).mT, atol=1e-6)
+    assert (warp(x, stretch_y=amount) - x).abs().amax((1, 2, 3)).min() > 0.01

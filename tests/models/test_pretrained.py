@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from fewer.core.errors import FewerError
-from fewer.models.classifier import MLP
+from fewer.models.classifier import MLP, ConvNet
 from fewer.models.pretrained import Pretrained
 
 
@@ -43,3 +43,14 @@ def test_a_missing_or_damaged_file_is_an_error(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(FewerError, match="give a safetensors file"):
         Pretrained(MLP(), tmp_path / "cut.safetensors").build((6,), 3)
+
+
+@pytest.mark.parametrize("shape", [(2, 12), (2, 12, 8)])
+def test_pooled_features_are_the_means_of_the_last_maps(shape):
+    torch.manual_seed(0)
+    maps = ConvNet((4, 6), hidden=0).build(shape, classes=3)
+    pooled = ConvNet((4, 6), hidden=0, pool=True).build(shape, classes=3)
+    pooled.backbone.load_state_dict(maps.backbone.state_dict())
+    x = torch.randn(5, *shape)
+    assert pooled.width == 6
+    torch.testing.assert_close(pooled.features(x), maps.features(x).unflatten(1, (6, -1)).mean(2))

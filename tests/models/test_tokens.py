@@ -214,3 +214,17 @@ def test_a_part_of_the_places_may_be_asked_and_each_kind_of_mask_has_its_token()
 def test_little_is_said_at_first():
     predictor, tokens, order = predictor_of()
     assert float(predictor(tokens, order[:, :4], order[:, 4:]).detach().std()) < 0.2
+
+
+def test_an_asked_place_has_the_position_that_it_has_where_it_is_seen():
+    """Without contents, a place is its position alone, whether it is seen or asked."""
+    torch.manual_seed(0)
+    predictor = TokenPredictor((2, 2), inputs=8, width=8, outputs=4, depth=2, heads=2)
+    for each in (predictor.enter.weight, predictor.enter.bias):
+        torch.nn.init.zeros_(each)
+    torch.nn.init.normal_(predictor.leave.weight)
+    kept, asked = torch.tensor([[0]]), torch.tensor([[3, 1]])
+    said = predictor(torch.rand(1, 1, 8), kept, asked)
+    other = predictor(torch.rand(1, 2, 8), torch.tensor([[1, 0]]), torch.tensor([[3]]))
+    assert torch.allclose(said[:, :1], other, atol=1e-5)
+    assert (said[:, 0] - said[:, 1]).abs().max() > 0.01
