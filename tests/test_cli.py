@@ -41,6 +41,17 @@ def test_the_version_and_help():
         assert verb in output("--help")
 
 
+def test_python_m_fewer_is_the_command():
+    for ask, code in (("--version", 0), ("show", 2)):
+        done = [
+            subprocess.run([sys.executable, "-m", module, ask], capture_output=True, text=True, check=False)
+            for module in ("fewer", "fewer.cli")
+        ]
+        assert done[0].returncode == done[1].returncode == code
+        assert done[0].stdout == done[1].stdout
+        assert done[0].stderr == done[1].stderr.replace("fewer.cli", "fewer")
+
+
 def test_list_is_one_paper_a_line_for_other_programs():
     lines = output("list").splitlines()
     assert len(lines) == 127
@@ -94,6 +105,36 @@ def test_a_race_prints_a_table_a_sentence_and_writes_what_was_asked(tmp_path):
     again = fewer("race", "digits", "-m", "random", "-m", "margin", "--budget", 30, "--seeds", 2, cwd=tmp_path)
     assert again.returncode == 0
     assert "[1/" not in again.stderr  # nothing was run twice
+
+
+def test_a_race_logs_its_runs_for_other_programs(tmp_path):
+    asked = (
+        "race",
+        "digits",
+        "-m",
+        "margin",
+        "-m",
+        "random + mlp(lr=0.01)",
+        "--budget",
+        30,
+        "--seeds",
+        2,
+        "--workers",
+        1,
+    )
+    made = fewer(*asked, "--log", "logs", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    tables = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("progress.csv"))
+    entries = ("margin", "random_+_mlp(lr=0.01)")
+    assert tables == [f"logs/{entry}/seed-{seed}/progress.csv" for entry in entries for seed in (0, 1)]
+    for table in tables:
+        lines = (tmp_path / table).read_text().splitlines()
+        assert lines[0].startswith("samples,score,")
+        assert [line.split(",")[0] for line in lines[1:]] == ["10", "20", "30"]
+        assert len(list((tmp_path / table).parent.glob("*tfevents*"))) == 1
+    (tmp_path / "file").write_text("")
+    refused = fewer(*asked, "--log", "file", cwd=tmp_path)
+    assert (refused.returncode, "cannot write file" in refused.stderr) == (2, True)
 
 
 def test_a_figure_may_show_another_measure(tmp_path):

@@ -5,6 +5,7 @@ import inspect
 import pytest
 
 from fewer import catalogue, compose
+from fewer.control.loop import FixedRatio, OffPolicy
 from fewer.core.errors import FewerError
 from fewer.core.loop import Loop
 from fewer.data.loop import Supervised
@@ -162,3 +163,29 @@ def test_tasks():
         compose.task("digits(nothing=1)")
     with pytest.raises(FewerError, match="one name was expected"):
         compose.task("digits + mnist5k")
+
+
+def test_a_slot_that_is_left_is_the_baselines_or_anothers():
+    alone = compose.loop("serl(ratio=None)")
+    assert (alone.ratio, alone.critic.members) == (FixedRatio(), 10)
+    assert compose.loop("serl(ratio=None) + fixed-ratio(ratio=3)").ratio == FixedRatio(3)
+    assert compose.loop("wsrl(policy=None)").policy == OffPolicy().policy
+
+
+def test_the_demonstrations_of_a_race_are_named_once():
+    plain, own = compose.task("gym(id='Pendulum-v1')"), compose.task("dock-2d(demonstrations=2)")
+    specs = ["sac", "serl(demos='x.npz')", "serl + adaptive-rr", "rlpd(ratio=2)", "symmetric('y.npz') + sac"]
+    shared = compose.together(specs, plain)
+    assert shared == [
+        "sac",
+        "serl(demos='x.npz')",
+        "serl(demos='x.npz') + adaptive-rr",
+        "rlpd(demos='x.npz', ratio=2)",
+        "symmetric('y.npz') + sac",
+    ]
+    assert compose.loop(shared[2]).sampler == compose.loop(shared[1]).sampler
+    assert compose.together(specs, own) == specs  # it has some
+    two = ["serl(demos='x.npz')", "serl(demos='y.npz')", "serl"]
+    assert compose.together(two, plain) == two
+    assert compose.together(["serl", "sac"], plain) == ["serl", "sac"]
+    assert compose.together(["serl(demos='x.npz')", "no-such-name", "serl(nothing=1)"], plain)[1] == "no-such-name"

@@ -5,6 +5,7 @@ Nothing heavy is imported until a verb needs it, so that looking around answers 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import sys
@@ -175,13 +176,20 @@ def race(
         bool, typer.Option("--stop-hopeless", help="Stop runs that will hardly end above the best one.")
     ] = False,
     bounds: Annotated[str, typer.Option("--range", help="What scores can be, for --stop-hopeless.")] = "0,1",
+    log: Annotated[
+        Path | None, typer.Option("--log", help="A folder: for each run a CSV file and TensorBoard's events.")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", help="A folder: for each run a film of an episode at each point.")
+    ] = None,
 ) -> None:
     """Race methods on one task and one budget.  Started again, it does only what is missing."""
     from fewer.race import LocalEngine, RayEngine
     from fewer.race import race as run_race
+    from fewer.race.logs import RaceLogs
     from fewer.race.progress import Progress
 
-    _writable(report, *(plot or []))
+    _writable(report, *(plot or []), *(folder / "x" for folder in (log, video) if folder is not None))
     if draw is not None and not plot:
         raise FewerError("--draw says what a figure shows; add --plot figure.png, or leave it out")
     if engine not in ("local", "ray"):
@@ -197,7 +205,15 @@ def race(
             raise FewerError(f"--stop-hopeless needs a finite range of scores; given --range {bounds}")
         hopeless = StopHopeless(budget, scores=ScoreRange(low, high))
     made = RayEngine(address, workers) if engine == "ray" else LocalEngine(workers)
-    with made, Progress(_err(), budget) as progress:
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(made)
+        watching: list[Callable[[Any, Any], None]] = [] if log is None else [opened.enter_context(RaceLogs(log))]
+        watching.append(opened.enter_context(Progress(_err(), budget)))
+
+        def tell(event: Any, run: Any) -> None:
+            for each in watching:
+                each(event, run)
+
         outcome = run_race(
             task,
             method,
@@ -206,11 +222,16 @@ def race(
             engine=made,
             store=store,
             first_seed=first_seed,
-            on_event=progress,
+            on_event=tell,
             fresh=fresh,
             hopeless=hopeless,
+            video=video,
         )
     _present(outcome, target, report, plot or [], draw)
+    if log is not None:
+        _out().print(f"logs: {log}", style="dim", highlight=False)
+    if video is not None:
+        _out().print(f"films: {video}", style="dim", highlight=False)
     if outcome.failed:
         run = outcome.failed[0]
         raise FewerError(

@@ -11,6 +11,7 @@ which nobody decides stands for the filling that is called so without a room in 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,8 @@ def together(specs: Sequence[str], task: Task) -> list[str]:
     """Write the specs of a race so that each alone stands for what it stands for beside the others.
 
     Where all can run in one loop, they do.  If they can in several, it is one that takes the task, and of those
-    the one that the first spec would choose alone.
+    the one that the first spec would choose alone.  Where the task has no demonstrations and one file of them is named,
+    with ``demos=``, it is that of all entries that ask for some and name none.
 
     Parameters
     ----------
@@ -119,6 +121,7 @@ def together(specs: Sequence[str], task: Task) -> list[str]:
     >>> together(["mlp", "tabm"], digits())
     ['learn-from-rows + mlp', 'tabm']
     """
+    specs = _sharing_demonstrations(specs, task)
     possible = [_possible(spec) for spec in specs]
     common = [home for home in possible[0] if all(home in homes for homes in possible)] if possible else []
     if len(common) > 1:
@@ -206,9 +209,50 @@ def _yielding(use: _Use, uses: Sequence[_Use]) -> _Use:
 
 def _make(use: _Use) -> Any:
     made = _called(catalogue.resolve(use.make), use.call)
-    if len(use.slots) > 1 and not (isinstance(made, Mapping) and set(made) == set(use.slots)):
+    # whoever gives None for a slot that may be left leaves it, to another filling or to the baseline
+    left = {slot for slot in use.yields if slot in use.call.named and use.call.named[slot] is None}
+    if len(use.slots) > 1 and not (isinstance(made, Mapping) and set(made) == set(use.slots) - left):
         raise TypeError(f"{use.make} must make a mapping of the slots {use.slots}")
     return made
+
+
+def _sharing_demonstrations(specs: Sequence[str], task: Task) -> list[str]:
+    """Name the demonstrations of a race in all entries that need some."""
+    if not any("demos" in spec for spec in specs):  # said in no entry, so there is nothing to share
+        return list(specs)
+    calls = [parse(spec) for spec in specs]
+    given = {call.named["demos"] for each in calls for call in each if isinstance(call.named.get("demos"), str)}
+    if len(given) != 1:
+        return list(specs)
+    with contextlib.suppress(FewerError, AttributeError):
+        task.demonstrations(0)  # pyright: ignore[reportAttributeAccessIssue]
+        return list(specs)
+    (demos,) = given
+    return [
+        " + ".join(
+            str(dataclasses.replace(call, named={**call.named, "demos": demos}) if _asks_for(call, "demos") else call)
+            for call in each
+        )
+        for each in calls
+    ]
+
+
+def _asks_for(call: Call, name: str) -> bool:
+    """Whether all that a call may stand for take an argument that it does not give."""
+    try:
+        made = [inspect.signature(catalogue.resolve(use.make)) for use in _look_up(call) if not use.is_loop]
+    except FewerError:  # loop() says so
+        return False
+    if not made or name in call.named:
+        return False
+    return all(name in each.parameters and name not in _bound(each, call) for each in made)
+
+
+def _bound(signature: inspect.Signature, call: Call) -> Mapping[str, Any]:
+    try:
+        return signature.bind_partial(*call.positional, **call.named).arguments
+    except TypeError:  # loop() says so
+        return {}
 
 
 def _called(make: Any, call: Call) -> Any:

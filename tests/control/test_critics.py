@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fewer.control.critics import Critics, QEnsemble
+from fewer.control.critics import Critics, QEnsemble, held
 from fewer.core.errors import FewerError
 from fewer.models.ensemble import LayerNormEnsemble
 
@@ -37,16 +37,53 @@ def test_members_start_apart_and_learn_alone():
     assert gradient[1].abs().sum() > 0
 
 
-def test_the_target_is_the_least_of_all_or_of_a_random_subset():
-    values = torch.arange(12.0).reshape(4, 3)
-    assert Critics(members=4).target(values).tolist() == [0, 1, 2]
+def test_the_target_is_the_least_of_all_or_of_members_drawn_anew():
+    assert Critics(members=4).drawn() is None
+    assert Critics(members=4, subset=4).drawn() is None
     torch.manual_seed(0)
-    seen = {tuple(Critics(members=4, subset=2).target(values).tolist()) for _ in range(200)}
-    assert seen == {(0, 1, 2), (3, 4, 5), (6, 7, 8)}  # the greatest is never the least of two
-    # with replacement it may be that of one member drawn twice
+    seen = {tuple(sorted(Critics(members=4, subset=2).drawn().tolist())) for _ in range(200)}
+    assert seen == {(one, two) for one in range(4) for two in range(one + 1, 4)}
+    # with replacement it may be one member drawn twice
     twice = Critics(members=4, subset=2, replacement=True)
-    assert (9, 10, 11) in {tuple(twice.target(values).tolist()) for _ in range(200)}
-    assert Critics(members=1, subset=1).target(values[:1]).tolist() == [0, 1, 2]
+    assert (3, 3) in {tuple(twice.drawn().tolist()) for _ in range(200)}
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_chosen_members_alone_are_computed(layer_norm, activation):
+    ensemble = QEnsemble(3, 2, members=5, hidden=(8, 5), layer_norm=layer_norm, activation=activation)
+    seen, done, chosen = torch.randn(6, 3), torch.randn(6, 2), torch.tensor([4, 1, 1])
+    assert torch.allclose(ensemble(seen, done, chosen), ensemble(seen, done)[chosen], atol=1e-6)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_layers_that_are_looked_at_give_the_same(layer_norm):
+    """Hooks see what happens between layers, which is another way to the same values and gradients."""
+    ensemble = QEnsemble(3, 2, members=3, hidden=(8, 5), layer_norm=layer_norm).double()
+    seen, done = torch.randn(6, 3, dtype=torch.float64), torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    asked, shown = [*ensemble.parameters(), done], []
+    values = ensemble(seen, done)
+    straight = torch.autograd.grad(values.square().sum(), asked)
+    handles = [layer.register_forward_hook(lambda *seen: shown.append(seen[-1])) for layer in ensemble.layers]
+    watched = ensemble(seen, done)
+    for handle in handles:
+        handle.remove()
+    assert len(shown) == len(ensemble.layers)
+    assert torch.allclose(values, watched, atol=1e-12)
+    for one, two in zip(straight, torch.autograd.grad(watched.square().sum(), asked), strict=True):
+        assert torch.allclose(one, two, atol=1e-12)
+
+
+def test_what_is_held_asks_for_no_gradient_and_is_given_back():
+    ensemble = QEnsemble(3, 2, members=2, hidden=(4,))
+    frozen = ensemble.layers[0].weight.requires_grad_(False)
+    with held(list(ensemble.parameters())):
+        assert not any(each.requires_grad for each in ensemble.parameters())
+    asked = [each.requires_grad for each in ensemble.parameters()]
+    assert asked == [each is not frozen for each in ensemble.parameters()]
+    with pytest.raises(ZeroDivisionError), held(list(ensemble.parameters())):
+        raise ZeroDivisionError
+    assert asked == [each.requires_grad for each in ensemble.parameters()]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from fewer.control.dsrl import LatentSteering, dsrl_na, dsrl_sac, measure, weigh
 from fewer.control.generative_policies import FlowMatching
 from fewer.control.latent_noise import LatentNoise
 from fewer.control.loop import FixedRatio, OffPolicy
+from fewer.control.offline import Offline
+from fewer.control.ofql import one_step_flow
 from fewer.control.policies import Gaussian
 from fewer.control.prior_data import Symmetric
 from fewer.control.trained import TrainedPolicy
@@ -165,9 +167,12 @@ def test_it_learns_which_noise_pays():
     """0.5 pays most; the base policy only makes 0.3 times its noise of anything."""
     base = Given(lambda seen, noise: 0.3 * noise)
     loop = OffPolicy(
-        **dsrl_na(base, **SMALL, ratio=2, learning_starts=100, magnitude=2.5), batch=64, episodes=20, points=2
+        **dsrl_na(base, **SMALL, ratio=2, learning_starts=100, magnitude=2.5, distillations=4),
+        batch=64,
+        episodes=20,
+        points=1,
     )
-    learned = loop.learn(target(), 500)
+    learned = loop.learn(target(), 400)
     assert learned.curve.final > -0.02
     action, _ = learned.result.predict(np.zeros(2), deterministic=True)
     assert action[0] == pytest.approx(0.5, abs=0.15)
@@ -252,14 +257,33 @@ def test_other_base_policies(base):
     assert loop.learn(dock_2d(demonstrations=4), 40).curve.points[-1].extras["updates"] > 0
 
 
+def test_from_data_alone():
+    filling = dsrl_na(FlowMatching((8,), 2), hidden=(8,), base_updates=3)
+    filling |= {"ratio": FixedRatio(1)}
+    point = Offline(**filling, batch=8, episodes=2, points=1).learn(dock_2d(demonstrations=4), 7).curve.points[-1]
+    assert point.extras["updates"] == 7
+    assert point.extras["distillation_loss"] > 0
+
+
+def test_a_policy_that_was_learned_from_data_and_values_can_be_steered():
+    task = dock_2d(demonstrations=4)
+    before = (
+        Offline(**one_step_flow(hidden=(8,), candidates=2), batch=8, episodes=2, points=1).learn(task, 5).result.actor
+    )
+    loop = OffPolicy(**dsrl_na(before.slow, hidden=(8,), ratio=1, learning_starts=20), batch=8, episodes=2, points=1)
+    base = loop.learn(task, 40).result.actor.base
+    assert weights_as_number(base) == weights_as_number(before.slow)
+
+
 def test_specs():
     loop = compose.loop("dsrl(base='flow', base_hidden=(8,), base_steps=2) + action-chunks(length=4)")
     assert isinstance(loop, OffPolicy)
     assert isinstance(loop.policy, LatentSteering)
     assert loop.policy.base == FlowMatching((8,), 2)
     assert loop.initialisation == Imitate(FlowMatching((8,), 2))
+    assert isinstance(compose.loop("offline + dsrl"), Offline)
     assert compose.loop("dsrl-sac(chunk=4)").action_map.chunk == 4
-    assert compose.loop("dsrl + fixed-ratio(ratio=3)").ratio == FixedRatio(3)
+    assert compose.loop("dsrl + fixed-ratio(ratio=3) + warm-up(steps=70)").learning_starts == 70
 
 
 def test_what_cannot_be():

@@ -69,13 +69,37 @@ def with_spaces(observation, action):
     [
         (Box(-1, 1, (2,)), Discrete(3), "this room needs a Box of numbers"),
         (Box(-1, 1, (2,)), Box(-np.inf, np.inf, (1,)), "its actions are not bounded"),
-        (Dict({"a": Box(-1, 1, (2,))}), Box(-1, 1, (1,)), "its observations are Dict"),
-        (Discrete(4), Box(-1, 1, (1,)), "its observations are Discrete"),
+        (
+            Dict({"a": Box(-1, 1, (2,)), "b": Discrete(3)}),
+            Box(-1, 1, (1,)),
+            "its observations are Dict.* with a Discrete in",
+        ),
+        (Discrete(4), Box(-1, 1, (1,)), r"its observations are Discrete\(4\), with a Discrete in them"),
+        (Dict({}), Box(-1, 1, (1,)), "its observations are Dict"),
     ],
 )
 def test_spaces_that_do_not_fit(observation, action, message):
     with pytest.raises(FewerError, match=message):
         with_spaces(observation, action)
+
+
+def test_what_of_an_observation_is_an_image():
+    image, bytes_ = Box(0, 255, (9, 9, 3), np.uint8), Box(0, 255, (128,), np.uint8)
+    action = Box(-1, 1, (1,))
+    assert with_spaces(image, action).observed.images[0].size == (9, 9, 3)
+    assert with_spaces(bytes_, action).observed is None
+    assert with_spaces(Box(-1, 1, (9, 9, 3)), action).observed is None
+    both = with_spaces(Dict({"b": image, "a": Box(-1, 1, (2,))}), action)
+    assert both.observation_size == 9 * 9 * 3 + 2
+    assert [part.image for part in both.observed.parts] == [False, True]
+    numbers = with_spaces(Dict({"b": Box(-1, 1, (3,)), "a": Box(-1, 1, (2,))}), action)
+    assert (numbers.observation_size, numbers.observed) == (5, None)
+    assert GymEnvironment("other", Target).observed is None
+
+
+def test_stacking_is_for_images():
+    with pytest.raises(FewerError, match="there are none; leave stack out"):
+        gym("Pendulum-v1", stack=3)
 
 
 @pytest.mark.parametrize("what", ["reward", "observation"])

@@ -19,8 +19,11 @@ from fewer.control.dock_world import dock_2d
 from fewer.control.expo import OnTheFly, edit_only, idql_online, measure, on_the_fly
 from fewer.control.generative_policies import FlowMatching
 from fewer.control.loop import FixedRatio, OffPolicy
+from fewer.control.offline import Offline
+from fewer.control.ofql import one_step_flow
 from fewer.control.prior_data import Symmetric
 from fewer.control.trained import TrainedPolicy
+from fewer.control.wsrl import warm_up
 from fewer.core.errors import FewerError
 
 FLOW = FlowMatching((8,), 2)
@@ -298,11 +301,19 @@ def test_other_base_policies(base):
     assert loop.learn(dock_2d(demonstrations=4), 30).curve.points[-1].extras["imitation_loss"] > 0
 
 
+def test_a_policy_that_was_learned_from_data_and_values_goes_on_imitating():
+    task = dock_2d(demonstrations=4)
+    before = (
+        Offline(**one_step_flow(hidden=(8,), candidates=2), batch=8, episodes=2, points=1).learn(task, 5).result.actor
+    )
+    filling = on_the_fly(before.slow, n_base=2, n_edit=1, learning_starts=0, **SMALL)
+    after = OffPolicy(**filling, batch=8, episodes=2, points=1).learn(task, 30).result.actor.base
+    kept = before.slow.state_dict()
+    assert not all(torch.equal(kept[name], value) for name, value in after.state_dict().items())
+
+
 def test_the_policy_may_act_before_it_learns_as_in_warm_starts():
-    filling = on_the_fly(FLOW, n_base=2, n_edit=1, base_updates=3, **SMALL) | {
-        "learning_starts": 30,
-        "start_with": "policy",
-    }
+    filling = on_the_fly(FLOW, n_base=2, n_edit=1, base_updates=3, **SMALL) | warm_up(30)
     loop = OffPolicy(**filling, batch=8, episodes=2, points=2)
     points = loop.learn(dock_2d(demonstrations=4), 60).curve.points
     assert [point.extras["updates"] for point in points] == [0, 60]
@@ -323,12 +334,12 @@ def test_settings_as_published():
 
 def test_specs():
     loop = compose.loop(
-        "expo(base='flow', base_hidden=(8,), base_steps=2) + action-chunks(length=4) + fixed-ratio(ratio=3)"
+        "expo(base='flow', base_hidden=(8,), base_steps=2) + action-chunks(length=4) + warm-up(steps=40) + fixed-ratio(ratio=3)"
     )
     assert isinstance(loop, OffPolicy)
     assert isinstance(loop.policy, OnTheFly)
     assert loop.policy.base == FlowMatching((8,), 2)
-    assert loop.ratio == FixedRatio(3)
+    assert (loop.learning_starts, loop.start_with, loop.ratio) == (40, "policy", FixedRatio(3))
     for name in ("idql-online", "edit-only"):
         assert isinstance(compose.loop(f"{name}(base='flow')").policy, OnTheFly)
 

@@ -17,6 +17,7 @@ from fewer.control.critics import Critics
 from fewer.control.environments import Environment, Step
 from fewer.control.loop import FixedRatio, GaussianNoise, OffPolicy
 from fewer.control.policies import Deterministic, Gaussian, GaussianActor
+from fewer.control.trained import TrainedPolicy
 from fewer.core.errors import Diverged, FewerError
 
 SMALL = {"hidden": (8, 8)}
@@ -190,10 +191,13 @@ def test_learning_starts_change_no_weight():
 @pytest.mark.parametrize(
     "filling", [sac(hidden=(32, 32), lr=3e-3, temperature=0.05), td3(hidden=(32, 32), lr=3e-3, noise=0.3)]
 )
-def test_it_learns_what_pays(filling):
+def test_it_learns_what_pays(filling, tmp_path):
     loop = OffPolicy(**filling, batch=64, learning_starts=100, episodes=10, points=1)
     learned = loop.learn(target(low=-2.0, high=4.0), budget=1500)  # 0.5 lies off the middle of its range
     assert learned.curve.final > -0.02
+    learned.result.save(tmp_path / "policy")  # with all that is needed to load it without its description
+    again = TrainedPolicy.load(tmp_path / "policy")
+    assert np.array_equal(*(each.predict(np.ones(2), deterministic=True)[0] for each in (learned.result, again)))
     action, _ = learned.result.predict(np.zeros(2), deterministic=True)
     assert action[0] == pytest.approx(0.5, abs=0.2)
 

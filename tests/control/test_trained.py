@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.control.toys import target
 
 from fewer.control.policies import Deterministic, Gaussian
-from fewer.control.trained import TrainedPolicy
+from fewer.control.trained import FORMAT, TrainedPolicy
 from fewer.core.errors import FewerError
 
 
@@ -44,11 +47,38 @@ def test_saved_and_loaded(policy, tmp_path):
         TrainedPolicy.load(tmp_path / "policy.safetensors", Gaussian(hidden=(9,)))
     with pytest.raises(FewerError, match="a policy of another shape"):
         TrainedPolicy.load(tmp_path / "policy.safetensors", Deterministic(hidden=(8,)))
+    with pytest.raises(FewerError, match=r"does not say how its policy is built; give the description"):
+        TrainedPolicy.load(tmp_path / "policy.safetensors")
+    header = {"fewer": json.dumps({"format": FORMAT, "policy": None, "critic": None, "about": {}})}
+    save_file({"low": torch.zeros(1)}, tmp_path / "damaged", metadata=header)
+    with pytest.raises(FewerError, match="is damaged: it says nothing of observations"):
+        TrainedPolicy.load(tmp_path / "damaged")
     (tmp_path / "broken").write_bytes(b"nothing")
     with pytest.raises(FewerError, match="is no saved policy"):
         TrainedPolicy.load(tmp_path / "broken", Gaussian())
     with pytest.raises(FewerError, match="is no saved policy"):
         TrainedPolicy.load(tmp_path / "missing", Gaussian())
+
+
+def test_the_description_in_the_file_is_enough(tmp_path):
+    task, description = target(low=-2.0, high=4.0), Deterministic(hidden=(8,), smoothing=0.1)
+    policy = TrainedPolicy(description.build(2, 1), task, description)
+    policy.save(tmp_path / "policy", {"note": "mine"})
+    again = TrainedPolicy.load(tmp_path / "policy")
+    assert (again.description, again.about) == (description, {"note": "mine"})
+    assert np.array_equal(policy.predict(np.ones((3, 2)))[0], again.predict(np.ones((3, 2)))[0])
+
+
+def test_saving_and_loading_leave_chance_alone(tmp_path):
+    description = Gaussian(hidden=(8,))
+    policy = TrainedPolicy(description.build(2, 1), target(), description)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    policy.save(tmp_path / "policy")
+    TrainedPolicy.load(tmp_path / "policy")
+    policy.export(tmp_path / "policy.pt")
+    assert torch.equal(torch.rand(2), expected)
 
 
 def test_observations_of_another_environment(policy):

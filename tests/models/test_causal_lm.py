@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewer.core.errors import FewerError
-from fewer.models.causal_lm import CausalLM, rotated
+from fewer.models.causal_lm import CausalLM, StretchedRotation, rotated
 
 TOKENS = torch.randint(50, (3, 17), generator=torch.Generator().manual_seed(0))
 
@@ -98,9 +98,56 @@ def test_half_precision_stays_close():
     torch.testing.assert_close(rounded.float(), exact, rtol=0.1, atol=0.02)
 
 
+def test_each_head_of_keys_serves_its_group_of_queries():
+    torch.manual_seed(0)
+    grouped = CausalLM(width=16, layers=2, heads=4, kv_heads=2, biases=True).build(50)
+    weights = grouped.state_dict()
+    for name, value in weights.items():
+        if "k_proj" in name or "v_proj" in name:  # the same heads, written out for each query
+            weights[name] = value.unflatten(0, (2, 4)).repeat_interleave(2, 0).flatten(0, 1)
+    whole = CausalLM(width=16, layers=2, heads=4, biases=True).build(50)
+    whole.load_state_dict(weights)
+    torch.testing.assert_close(grouped(TOKENS), whole(TOKENS))
+
+
+def test_rows_that_are_filled_up_on_the_left_have_the_logits_that_they_have_alone():
+    network = CausalLM(width=16, layers=2, heads=4, kv_heads=1, head_width=6).build(50)
+    padding = torch.tensor([5, 0, 16])
+    found = network(TOKENS, padding)
+    assert found.isfinite().all()
+    for row, filled in enumerate(padding.tolist()):
+        torch.testing.assert_close(
+            found[row, filled:], network(TOKENS[row : row + 1, filled:])[0], rtol=1e-4, atol=1e-5
+        )
+    found[0, 5:].sum().backward()
+    assert all(each.grad is None or each.grad.isfinite().all() for each in network.parameters())
+
+
+def test_stretching_leaves_short_waves_and_stretches_long_ones():
+    stretched = StretchedRotation(factor=8.0, low=1.0, high=4.0, original=100.0)
+    waves = torch.tensor([10.0, 25.0, 50.0, 100.0, 5000.0])
+    found = 2 * torch.pi / stretched.stretched(2 * torch.pi / waves)
+    torch.testing.assert_close(found[[0, 1, 3, 4]], torch.tensor([10.0, 25.0, 800.0, 40_000.0]))
+    assert 50 < float(found[2]) < 400
+
+
+@pytest.mark.parametrize("wrong", [{"kv_heads": 3}, {"head_width": 5}])
+def test_heads_that_do_not_fit_are_refused(wrong):
+    with pytest.raises(FewerError, match="heads must be a multiple of kv_heads and head_width even"):
+        CausalLM(**wrong)
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"width": 0}, {"heads": 0}, {"layers": 0}, {"hidden": 0}, {"width": 30, "heads": 4}, {"width": 6, "heads": 2}],
+    [
+        {"width": 0},
+        {"heads": 0},
+        {"layers": 0},
+        {"hidden": 0},
+        {"width": 30, "heads": 4},
+        {"width": 6, "heads": 2},
+        {"kv_heads": 0},
+    ],
 )
 def test_impossible_shapes_are_refused(wrong):
     with pytest.raises(FewerError, match="causal-lm: sizes must be at least 1"):

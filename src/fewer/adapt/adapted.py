@@ -81,9 +81,13 @@ class Adapted:
 
     def probabilities(self, x: Inputs, classes: tuple[str, ...] | None = None) -> Float[np.ndarray, "rows classes"]:
         """Probabilities of the classes it was adapted to, or of others by name where the head can name them."""
+        return self.mixed_probabilities(x, classes).cpu().numpy()
+
+    def mixed_probabilities(self, x: Inputs, classes: tuple[str, ...] | None = None) -> Float[Tensor, "rows classes"]:
+        """The same as a tensor, where the model is."""
         self.head.eval()
         with torch.no_grad():
-            return self.mixed(self.features(x), classes).cpu().numpy()
+            return self.mixed(self.features(x), classes)
 
     def predict(self, x: Inputs) -> Int[np.ndarray, " rows"]:
         """The most probable class of each row, as a place in ``classes``."""

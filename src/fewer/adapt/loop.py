@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.adapt.adapted import Adapted
+from fewer.adapt.best_so_far import BestSoFar
 from fewer.adapt.meter import bytes_for_backward, trainable
 from fewer.core.curve import Point
 from fewer.core.errors import Diverged, FewerError
@@ -277,10 +278,15 @@ class Adaptation(Loop[Task, AdaptationState]):
         Rows a step.
     points : int, default 3
         How many points the curve has.
+    validation : float, default 0
+        Share of the labels, those bought last, that is not learned from: what did best on them after any epoch is kept.
+    patience : int, default 0
+        Epochs without a better one after which a training ends, where there are such labels; 0 for never.
 
     Notes
     -----
-    Where nothing before the head is trained, features are computed once.
+    Where nothing before the head is trained, features are computed once.  Texts of a task are turned into tokens by the
+    model's own ``tokens(texts)``.
     """
 
     unit: ClassVar[str] = "labels"
@@ -298,8 +304,15 @@ class Adaptation(Loop[Task, AdaptationState]):
     steps: int = 300
     batch: int = 32
     points: int = 3
+    validation: float = 0.0
+    patience: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1 or self.patience < 0:
+            raise FewerError(
+                f"adaptation: validation must lie in [0, 1) and patience not be negative; given {self.validation} and "
+                f"{self.patience}"
+            )
         if min(self.steps, self.batch, self.points) < 1:
             raise FewerError(f"adaptation: steps, batch and points must be at least 1; given {self}")
         if self.trainable not in ("adapter", "bias", "norm", "all"):
@@ -320,10 +333,16 @@ class Adaptation(Loop[Task, AdaptationState]):
     def start(self, task: Task, budget: int, seed: int) -> AdaptationState:
         """Find the model and the rows."""
         where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        reader = self.base if getattr(self.base, "reads_texts", False) and isinstance(task, Classification) else None
+        base = None if reader is None else reader.build((), seed)
         labelled = (
-            task.labelled(seed) if isinstance(task, AdaptationTask) else _labelled(cast(Classification, task), seed)
+            task.labelled(seed)
+            if isinstance(task, AdaptationTask)
+            else _labelled(cast(Classification, task), seed, getattr(base, "tokens", None))
         )
-        if self.base is not None:
+        if base is not None:  # it was needed to make rows of texts
+            pass
+        elif self.base is not None:
             first = next(iter(labelled.x.values())) if isinstance(labelled.x, dict) else labelled.x
             base = self.base.build(tuple(first.shape[1:]), seed)
         else:
@@ -407,6 +426,14 @@ class Adaptation(Loop[Task, AdaptationState]):
 
     def _fit(self, state: AdaptationState, adapted: Adapted, labels: int) -> dict[str, float]:
         readout, head = adapted.readout, adapted.head
+        aside = round(self.validation * labels)
+        kept_back = (
+            rows_at(state.labelled.x, slice(labels - aside, labels)),
+            state.labelled.y[labels - aside : labels],
+        )
+        labels -= aside
+        if labels < 1:
+            raise FewerError(f"adaptation: all {aside} labels are set aside by validation={self.validation}; lower it")
         x, y = rows_at(state.labelled.x, slice(labels)), state.labelled.y[:labels]
         domains = None if state.labelled.domains is None else state.labelled.domains[:labels]
         fixed = not any(each.requires_grad for each in readout.parameters())
@@ -422,6 +449,8 @@ class Adaptation(Loop[Task, AdaptationState]):
         order = generator(state.seed, "order")
         left = np.zeros(0, dtype=np.int64)
         loss = torch.zeros(())
+        best = BestSoFar(adapted, *kept_back, self.patience) if aside else None
+        epoch = -(-labels // self.batch)
         adapted.learn(self.trainable == "all")
         for step in range(self.steps):
             while len(left) < min(self.batch, labels):
@@ -440,17 +469,24 @@ class Adaptation(Loop[Task, AdaptationState]):
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
+            if best is not None and ((step + 1) % epoch == 0 or step + 1 == self.steps):
+                if best.enough():
+                    break
+                adapted.learn(self.trainable == "all")
+        if best is not None:
+            best.restore()
         both.eval()
         if not torch.isfinite(loss):
             raise Diverged(f"the loss became {float(loss.detach())} with {labels} labels; lower the learning rate")
         return report | {"loss": float(loss.detach())}
 
 
-def _labelled(task: Classification, seed: int) -> Labelled:
+def _labelled(task: Classification, seed: int, tokens: Callable[[list[str]], Inputs] | None = None) -> Labelled:
     split = task.split(seed)
+    y, test_y = torch.from_numpy(split.y.astype(np.int64)), torch.from_numpy(split.test_y.astype(np.int64))
     if split.x.dtype == object:
-        raise FewerError(f"{task.name}: the model needs numbers and the rows are texts; give features")
+        if tokens is None:
+            raise FewerError(f"{task.name}: the model needs numbers and the rows are texts; give features")
+        return Labelled(tokens(split.x.tolist()), y, tokens(split.test_x.tolist()), test_y)
     x, test_x = (torch.from_numpy(np.ascontiguousarray(each, dtype=np.float32)) for each in (split.x, split.test_x))
-    return Labelled(
-        x, torch.from_numpy(split.y.astype(np.int64)), test_x, torch.from_numpy(split.test_y.astype(np.int64))
-    )
+    return Labelled(x, y, test_x, test_y)

@@ -55,6 +55,7 @@ class ChunkedEnvironment(Environment):
         self.inner, self.length = inner, length
         self.name, self.metric = inner.name, inner.metric
         self.observation_size, self.action_size = inner.observation_size, inner.action_size * length
+        self.observed = inner.observed
         self.low, self.high = np.tile(inner.low, length), np.tile(inner.high, length)
         self.longest = inner.longest * length
 

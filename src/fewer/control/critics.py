@@ -7,14 +7,19 @@ subset of the slowly moving copies, so that what one member overrates is not bel
 from __future__ import annotations
 
 import itertools
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fewer.core.errors import FewerError
 from fewer.models.ensemble import LayerNormEnsemble, LinearEnsemble
+from fewer.models.perceptrons import perceptrons
 
 Values = Float[Tensor, "members batch"]
 
@@ -79,16 +84,26 @@ class Critics:
         """Make the networks, from torch's global generator."""
         return QEnsemble(observations, actions, self.members, self.hidden, self.layer_norm, self.activation)
 
-    def target(self, values: Values) -> Float[Tensor, " batch"]:
-        """The least value of a random subset of the members."""
-        if self.subset is not None and self.subset < len(values):
-            chosen = (
-                torch.randint(len(values), (self.subset,))
-                if self.replacement
-                else torch.randperm(len(values))[: self.subset]
-            )
-            values = values[chosen]
-        return values.amin(0)
+    def drawn(self) -> Int[Tensor, " subset"] | None:
+        """The members of which a target is the least, drawn anew from torch's global generator; None if it is of all."""
+        if self.subset is None or self.subset == self.members:
+            return None
+        if self.replacement:
+            return torch.randint(self.members, (self.subset,))
+        return torch.randperm(self.members)[: self.subset]
+
+
+@contextmanager
+def held(parameters: list[nn.Parameter]) -> Generator[None]:
+    """Ask for no gradient of these parameters, so that none is computed on the way to what goes into a network."""
+    asked = [each for each in parameters if each.requires_grad]
+    for each in asked:
+        each.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for each in asked:
+            each.requires_grad_(True)
 
 
 class QEnsemble(nn.Module):
@@ -110,6 +125,7 @@ class QEnsemble(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
+        self.layer_norm = layer_norm
         widths = (observations + actions, *hidden)
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
@@ -120,7 +136,28 @@ class QEnsemble(nn.Module):
         self.layers = nn.Sequential(*layers, LinearEnsemble(widths[-1], 1, members))
 
     def forward(
-        self, observations: Float[Tensor, "batch observations"], actions: Float[Tensor, "batch actions"]
-    ) -> Values:
-        """Value of each pair."""
-        return self.layers(torch.cat([observations, actions], dim=-1)[:, None])[..., 0].T
+        self,
+        observations: Float[Tensor, "batch observations"],
+        actions: Float[Tensor, "batch actions"],
+        members: Int[Tensor, " chosen"] | None = None,
+    ) -> Float[Tensor, "chosen batch"]:
+        """Value of each pair, by the members at these places or by all."""
+        if self._written_out():
+            parameters = [each for layer in self.layers for each in layer._parameters.values()]
+            if members is not None:  # only those are computed
+                parameters = [each[members] for each in parameters if each is not None]
+            return perceptrons(observations, actions, cast(list[Tensor], parameters), self.layer_norm)
+        rows = torch.cat([observations, actions], dim=-1)[:, None]
+        if members is None:
+            return self.layers(rows)[..., 0].T
+        chosen = {name: each[members] for name, each in self.layers.named_parameters()}
+        return functional_call(self.layers, chosen, (rows,))[..., 0].T
+
+    def _written_out(self) -> bool:
+        """Whether the layers are as they were built, and nobody looks at what happens between them."""
+        return type(self.layers) is nn.Sequential and all(
+            type(each) in _WRITTEN_OUT and not each._forward_hooks for each in self.layers
+        )
+
+
+_WRITTEN_OUT = (LinearEnsemble, LayerNormEnsemble, nn.ReLU)

@@ -4,6 +4,8 @@ All copies move as one array.  An action is a velocity in [-1, 1]^2, and one ste
 
     position <- position + 0.08 a.
 
+It is seen as two numbers, or as a small picture of the point and both docks.
+
 Half of the demonstrations go around to dock A at (-0.7, 0.8), half to dock B at (0.7, 0.8).  The task, which imitation
 cannot know, is B: each step costs a quarter until it is reached.
 """
@@ -14,9 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, UInt8
 
-from fewer.control.environments import Environment, Step
+from fewer.control.environments import Environment, Step, Worlds
+from fewer.control.observed import Observed, Part
+from fewer.control.stacking import StackedWorlds
 from fewer.core.errors import FewerError
 from fewer.core.files import fingerprint
 from fewer.core.seeding import derive, generator
@@ -34,7 +38,33 @@ WAY, DOCK = np.array([0.75, 0.0]), np.array([0.7, 0.8])
 TURNED = 0.1
 """How near the turning point is near enough."""
 
+EDGE = 1.2
+"""How far a picture shows the world to each side; a point beyond it is drawn at the edge."""
+
+RED, GREEN, BLUE, GREY = np.array([[230, 60, 50], [60, 200, 90], [70, 110, 230], [40, 40, 40]])
+
 Points = Float[np.ndarray, "copies 2"]
+
+
+def picture(position: Points, size: int) -> UInt8[np.ndarray, "copies size size 3"]:
+    """Draw each copy's world: the point red, dock B green and dock A blue, on grey; y points up.
+
+    Edges of discs are blended over a pixel, so that a picture tells places between pixels apart.
+    """
+    scale = (size - 1) / (2 * EDGE)
+    across = (np.arange(size) - (size - 1) / 2) / scale
+    ground = np.broadcast_to(GREY, (size, size, 3)).astype(np.float32)
+    for dock, colour in ((DOCK, GREEN), (DOCK * [-1, 1], BLUE)):
+        ground = _disc(ground, dock[None], across, 0.17, scale, colour)[0]
+    return np.rint(_disc(ground, position.clip(-EDGE, EDGE), across, 0.12, scale, RED)).astype(np.uint8)
+
+
+def _disc(
+    ground: np.ndarray, centres: Points, across: np.ndarray, radius: float, scale: float, colour: np.ndarray
+) -> np.ndarray:
+    away = np.hypot(across - centres[:, :1, None], -across[:, None] - centres[:, 1:, None]).astype(np.float32)
+    share = ((radius - away) * scale + 0.5).clip(0, 1)[..., None]
+    return ground + share * (colour.astype(np.float32) - ground)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +83,12 @@ class DockTask(Environment):
         Standard deviation of the noise in demonstrated actions, which is recorded in them.
     speed : float
         Of demonstrations, as a share of the greatest.
+    images : bool
+        Whether it is seen as a picture.
+    size : int
+        Pixels of its sides.
+    stack : int
+        How many of the last pictures are seen.
 
     Examples
     --------
@@ -66,6 +102,9 @@ class DockTask(Environment):
     miss: float
     noise: float
     speed: float
+    images: bool = False
+    size: int = 48
+    stack: int = 1
 
     name: str = "dock-2d"
     metric: str = "success rate"
@@ -78,8 +117,14 @@ class DockTask(Environment):
                 "dock-2d: radius must be positive, miss and noise not negative, and speed in (0, 1]; given "
                 f"{self.radius}, {self.miss}, {self.noise} and {self.speed}"
             )
+        if self.images and self.size < 15:
+            raise FewerError(f"dock-2d: pictures of {self.size} pixels show too little; give size=15 or more")
+        if self.stack != 1 and not self.images:
+            raise FewerError("dock-2d: pictures are stacked, and there are none; give images=True, or leave stack out")
+        observed = Observed((Part((self.size, self.size, 3), image=True),), self.stack) if self.images else None
         for field, value in (
-            ("observation_size", 2),
+            ("observation_size", 2 if observed is None else observed.size),
+            ("observed", observed),
             ("action_size", 2),
             ("low", -np.ones(2)),
             ("high", np.ones(2)),
@@ -89,17 +134,20 @@ class DockTask(Environment):
     def fingerprint(self) -> str:
         """Name the world and how it is demonstrated."""
         settings = (self.demonstrated, self.radius, self.miss, self.noise, self.speed)
+        if self.images:
+            settings += (self.size, self.stack)
         return fingerprint(repr((settings, HORIZON, STRIDE, COST, START.tolist(), SHAKE, WAY.tolist(), DOCK.tolist())))
 
-    def make(self, copies: int) -> Docks:
+    def make(self, copies: int) -> Worlds:
         """Copies of the world."""
-        return Docks(copies, self.radius)
+        docks = Docks(copies, self.radius, self.size if self.images else None)
+        return docks if self.observed is None or self.stack == 1 else StackedWorlds(docks, self.observed)
 
     def demonstrations(self, seed: int) -> Demonstrations:
         """What the script does: by the side to a dock, and there it stays; who comes to B has arrived."""
         count = self.demonstrated
         rng = generator(seed, "docks")
-        worlds = self.make(count)
+        worlds = Docks(count, self.radius)
         seen = worlds.reset({each: derive(seed, "start", each) for each in range(count)})
         side = np.where(np.arange(count) < count // 2, -1.0, 1.0)
         rng.shuffle(side)
@@ -124,7 +172,7 @@ class DockTask(Environment):
         return Demonstrations.of_episodes(
             [
                 {
-                    "observations": np.stack([*(row[0] for row in episode), final[each]]),
+                    "observations": self._shown(np.stack([*(row[0] for row in episode), final[each]])),
                     "actions": np.stack([row[1] for row in episode]),
                     "rewards": np.array([row[2] for row in episode]),
                     "terminated": reached[each],
@@ -134,6 +182,14 @@ class DockTask(Environment):
             ],
             name=self.name,
         )
+
+    def _shown(self, positions: Float32[np.ndarray, "steps 2"]) -> np.ndarray:
+        """What is seen along an episode."""
+        if not self.images:
+            return positions
+        pictures = picture(positions, self.size)
+        back = np.arange(len(pictures))[:, None] + np.arange(1 - self.stack, 1)
+        return pictures if self.stack == 1 else pictures[back.clip(0)]
 
 
 class Docks:
@@ -145,10 +201,12 @@ class Docks:
         How many.
     radius : float
         How near the dock is near enough.
+    size : int, optional
+        Pixels of a picture's sides, where pictures are seen.
     """
 
-    def __init__(self, copies: int, radius: float) -> None:
-        self.copies, self.radius = copies, radius
+    def __init__(self, copies: int, radius: float, size: int | None = None) -> None:
+        self.copies, self.radius, self.size = copies, radius, size
         self.position = np.zeros((copies, 2))
         self.time, self.over = np.zeros(copies, dtype=np.int64), np.ones(copies, dtype=bool)
 
@@ -157,7 +215,12 @@ class Docks:
         for copy, seed in seeds.items():
             self.position[copy] = START + SHAKE * generator(seed, "dock").uniform(-1, 1, 2)
             self.time[copy], self.over[copy] = 0, False
-        return self.position[list(seeds)].astype(np.float32)
+        return self._seen(self.position[list(seeds)])
+
+    def _seen(self, position: Points) -> Float32[np.ndarray, "chosen observations"]:
+        if self.size is None:
+            return position.astype(np.float32)
+        return picture(position, self.size).reshape(len(position), -1).astype(np.float32)
 
     def step(self, actions: Points) -> Step:
         """Move every point whose episode goes on."""
@@ -167,7 +230,7 @@ class Docks:
         there = going & (np.linalg.norm(self.position - DOCK, axis=1) < self.radius)
         late = going & (self.time >= HORIZON)
         step = Step(
-            self.position.astype(np.float32),
+            self._seen(self.position),
             np.where(going & ~there, -COST, 0.0),
             there | self.over,
             late,
@@ -182,7 +245,14 @@ class Docks:
 
 
 def dock_2d(
-    demonstrations: int = 300, radius: float = 0.12, miss: float = 0.0, noise: float = 0.25, speed: float = 1.0
+    demonstrations: int = 300,
+    radius: float = 0.12,
+    miss: float = 0.0,
+    noise: float = 0.25,
+    speed: float = 1.0,
+    images: bool = False,
+    size: int = 48,
+    stack: int = 1,
 ) -> DockTask:
     """Go to one of two docks, after demonstrations that go to either (see :class:`DockTask`).
 
@@ -198,5 +268,11 @@ def dock_2d(
         Standard deviation of the noise in demonstrated actions.
     speed : float, default 1
         Of demonstrations, as a share of the greatest.
+    images : bool, default False
+        See a picture of the world instead of where the point is.
+    size : int, default 48
+        Pixels of its sides.
+    stack : int, default 1
+        How many of the last pictures are seen.
     """
-    return DockTask(demonstrations, radius, miss, noise, speed)
+    return DockTask(demonstrations, radius, miss, noise, speed, images, size, stack)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int
 
+from fewer.control.observed import Observed, Part
+from fewer.control.stacking import StackedWorlds
 from fewer.control.transitions import transitions
 from fewer.core.errors import FewerError, need
 from fewer.core.files import fingerprint
@@ -90,6 +92,8 @@ class Environment(Task):
         What the score is.
     observation_size, action_size : int
         Numbers in an observation and in an action.
+    observed : Observed, optional
+        Where images lie in an observation; None where there are none.
     low, high : float array (actions,)
         Bounds of the environment's own actions, to which [-1, 1] is scaled.
     longest : int
@@ -98,6 +102,7 @@ class Environment(Task):
 
     observation_size: int
     action_size: int
+    observed: Observed | None = None
     low: Float[np.ndarray, " actions"]
     high: Float[np.ndarray, " actions"]
     longest: int = 1
@@ -169,7 +174,7 @@ class GymWorlds:
     Parameters
     ----------
     environments : sequence of gymnasium.Env
-        With Box observations and bounded Box actions.
+        With observations that are a Box or a Dict of them, and bounded Box actions.
     """
 
     def __init__(self, environments: Sequence[gymnasium.Env]) -> None:
@@ -180,7 +185,8 @@ class GymWorlds:
         self._half = ((space.high - space.low) / 2).ravel().astype(np.float64)
         self._space = space
         self._over = np.ones(self.copies, dtype=bool)
-        self._last = np.zeros((self.copies, _size(self.environments[0].observation_space)), dtype=np.float32)
+        size = sum(map(_size, _boxes(self.environments[0].observation_space).values()))
+        self._last = np.zeros((self.copies, size), dtype=np.float32)
         self._steps = np.zeros(self.copies, dtype=np.int64)
 
     def reset(self, seeds: Mapping[int, int]) -> Float32[np.ndarray, "chosen observations"]:
@@ -223,6 +229,8 @@ class GymWorlds:
             environment.close()
 
     def _checked(self, observation: Any, reward: float, copy: int) -> Float32[np.ndarray, " observations"]:
+        if isinstance(observation, Mapping):
+            observation = np.concatenate([np.ravel(observation[name]) for name in sorted(observation)])
         flat = np.asarray(observation, dtype=np.float32).ravel()
         if not (np.isfinite(flat).all() and np.isfinite(reward)):
             what = "observation" if np.isfinite(reward) else "reward"
@@ -247,11 +255,14 @@ class GymEnvironment(Environment):
         Makes one copy.
     metric : {"mean return", "success rate"}
         The score; an episode is a success if ``info["success"]`` or ``info["is_success"]`` was true in it.
+    stack : int, default 1
+        Frames of each image in an observation.
     """
 
     name: str  # pyright: ignore[reportIncompatibleVariableOverride]
     create: Callable[[], gymnasium.Env]
     metric: str = "mean return"  # pyright: ignore[reportIncompatibleVariableOverride]
+    stack: int = 1
 
     def __post_init__(self) -> None:
         if self.metric not in ("mean return", "success rate"):
@@ -271,12 +282,20 @@ class GymEnvironment(Environment):
                     f"{self.name}: its actions are not bounded ({done}); wrap it in gymnasium.wrappers.RescaleAction or "
                     "ClipAction with bounds that make sense"
                 )
-            if not isinstance(seen, box):
+            boxes = _boxes(seen)
+            if wrong := [space for space in boxes.values() if not isinstance(space, box)] or ([] if boxes else [seen]):
                 raise FewerError(
-                    f"{self.name}: its observations are {type(seen).__name__}, and a Box of numbers, or a Dict of them, is "
-                    "needed; wrap it in gymnasium.wrappers.FlattenObservation"
+                    f"{self.name}: its observations are {seen}, with a {type(wrong[0]).__name__} in them, and a Box of "
+                    "numbers or bytes, or a Dict of them, is needed; wrap it in gymnasium.wrappers.FlattenObservation"
                 )
-            object.__setattr__(self, "observation_size", _size(seen))
+            # bytes with two axes or more are an image
+            parts = [
+                Part(space.shape, image=space.dtype == np.uint8 and len(space.shape) in (2, 3))
+                for space in boxes.values()
+            ]
+            observed = Observed(tuple(parts), self.stack)
+            object.__setattr__(self, "observation_size", observed.size)
+            object.__setattr__(self, "observed", observed if observed.images else None)
             object.__setattr__(self, "action_size", _size(done))
             object.__setattr__(self, "low", done.low.ravel().astype(np.float64))
             object.__setattr__(self, "high", done.high.ravel().astype(np.float64))
@@ -289,9 +308,10 @@ class GymEnvironment(Environment):
 
         return fingerprint("gym", self.name, self.metric, gymnasium.__version__)
 
-    def make(self, copies: int) -> GymWorlds:
+    def make(self, copies: int) -> Worlds:
         """Make copies."""
-        return GymWorlds([self.create() for _ in range(copies)])
+        worlds = GymWorlds([self.create() for _ in range(copies)])
+        return worlds if self.observed is None or self.stack == 1 else StackedWorlds(worlds, self.observed)
 
 
 def gym(
@@ -299,9 +319,13 @@ def gym(
     metric: str = "mean return",
     horizon: int | None = None,
     observations: Sequence[str] | None = None,
+    stack: int = 1,
     **options: Any,
 ) -> GymEnvironment:
-    """Any Gymnasium environment with observations of numbers and bounded Box actions.
+    """Any Gymnasium environment with observations of numbers or images and bounded Box actions.
+
+    An image is a Box of bytes (``uint8``) with three axes, or with two where it is grey; its channels are the last axis, or the
+    first where that is evident, being the shortest.
 
     Parameters
     ----------
@@ -314,6 +338,8 @@ def gym(
     observations : sequence of str, optional
         Which parts of a Dict observation to take; by default all.  They are put side by side, in
         the order of their names.
+    stack : int, default 1
+        How many of the last frames an observation shows of each image.
     **options
         For ``gymnasium.make``.
 
@@ -346,16 +372,29 @@ def gym(
         missing = [name for name in named if name not in space.spaces]
         if missing:
             raise FewerError(f"gym: an observation of {id} has no part {missing[0]!r}; it has {', '.join(space)}")
-        flat = gymnasium.spaces.Dict([(name, space[name]) for name in named])
-        joined = gymnasium.spaces.flatten_space(flat)
+        if len(named) == len(space.spaces):
+            return environment
+        chosen = gymnasium.spaces.Dict([(name, space[name]) for name in named])
         return gymnasium.wrappers.TransformObservation(
-            environment, lambda seen: np.concatenate([np.ravel(seen[name]) for name in named]), joined
+            environment, lambda seen: {name: seen[name] for name in named}, chosen
         )
 
-    settings = {"metric": metric, "horizon": horizon, "observations": observations}
+    settings = {
+        "metric": metric,
+        "horizon": horizon,
+        "observations": observations,
+        "stack": None if stack == 1 else stack,
+    }
     said = [f"{name}={value!r}" for name, value in settings.items() if value not in (None, "mean return")]
     said += [f"{name}={value!r}" for name, value in sorted(options.items())]
-    return GymEnvironment(f"gym({', '.join([repr(id), *said])})", create, metric)
+    return GymEnvironment(f"gym({', '.join([repr(id), *said])})", create, metric, stack)
+
+
+def _boxes(space: Any) -> dict[str, Any]:
+    """The parts of a space of observations, in the order in which they lie in a row."""
+    if isinstance(getattr(space, "spaces", None), Mapping):
+        return {name: space[name] for name in sorted(space.spaces)}
+    return {"": space}
 
 
 def _size(space: Any) -> int:

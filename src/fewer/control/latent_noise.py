@@ -92,6 +92,7 @@ class LatentEnvironment(Environment):
         self.inner, self.magnitude, self.described = inner, magnitude, base
         self.name, self.metric, self.longest = inner.name, inner.metric, inner.longest
         self.observation_size, self.action_size = inner.observation_size, inner.action_size
+        self.observed = inner.observed
         self.high = np.full(inner.action_size, float(magnitude))
         self.low = -self.high
         with torch.random.fork_rng(devices=[]):

@@ -7,8 +7,10 @@ actions are valued, what is drawn from memory, how often is learned from it, and
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
@@ -16,15 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fewer.control.critics import Critics, QEnsemble, Values
+from fewer.control.critics import Critics, QEnsemble, Values, held
 from fewer.control.environments import Environment, Step, Worlds
+from fewer.control.frame_replay import memory_for
+from fewer.control.observed import Observed
 from fewer.control.policies import Actor, Gaussian, Policy
+from fewer.control.recording import check_renders, record
 from fewer.control.replay import Batch, Replay
+from fewer.control.seeing import ImageFeatures, Seeing, SeeingCritics, SmallImages
 from fewer.control.trained import TrainedPolicy
 from fewer.core.curve import Point
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.ledger import Ledger
-from fewer.core.loop import Loop, State
+from fewer.core.loop import Loop, State, Task
 from fewer.core.seeding import derive
 from fewer.models.moving_average import follow
 
@@ -175,6 +181,16 @@ class Initialisation(Protocol):
 
     def initialise(self, state: OffPolicyState) -> None:
         """Change the actor, the critic and its slow copies."""
+        ...
+
+
+class Augmentation(Protocol):
+    """How images are changed before anything is learned from them."""
+
+    def augment(
+        self, rows: Float[Tensor, "batch observations"], observed: Observed
+    ) -> Float[Tensor, "batch observations"]:
+        """Give other rows; called once with a batch's observations and once with their successors."""
         ...
 
 
@@ -359,6 +375,10 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
         How networks are kept able to learn.
     reward : Reward, optional
         Where rewards come from, where the environment's own are not used.
+    encoder : ImageFeatures, default SmallImages()
+        How images become features, where the environment shows images.
+    augmentation : Augmentation, optional
+        How images are changed before anything is learned from them.
     discount : float, default 0.99
         What the next step's value is worth.
     batch : int, default 256
@@ -398,6 +418,8 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
     action_map: ActionMap | None = None
     plasticity: Plasticity | None = None
     reward: Reward | None = None
+    encoder: ImageFeatures = field(default_factory=SmallImages)
+    augmentation: Augmentation | None = None
     discount: float = 0.99
     batch: int = 256
     capacity: int = 1_000_000
@@ -422,26 +444,35 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
         """A step of each copy."""
         return self.copies * self._mapped(task).longest
 
+    def check(self, task: Task, budget: int) -> None:
+        """Refuse a request that cannot run, batches from demonstrations that nobody has included."""
+        super().check(task, budget)
+        asked = getattr(self.sampler, "demos", "") is None
+        if asked and isinstance(task, Environment) and type(task).demonstrations is Environment.demonstrations:
+            task.demonstrations(0)
+
     def start(self, task: Environment, budget: int, seed: int) -> OffPolicyState:
         """Build networks and memory, and begin an episode in each copy."""
         task = self._mapped(task)
-        actor = self.policy.build(task.observation_size, task.action_size)
-        critic = self.critic.build(task.observation_size, task.action_size)
+        # first, since it may not fit; no more can come than the budget allows
+        memory = memory_for(task, min(self.capacity, budget))
+        loop = self._seeing(task)
+        actor = loop.policy.build(task.observation_size, task.action_size)
+        critic = loop.critic.build(task.observation_size, task.action_size)
         worlds = task.make(self.copies)
         observations = worlds.reset({each: derive(seed, "episode", each, 0) for each in range(self.copies)})
         state = OffPolicyState(
             budget,
             seed,
             Ledger({"environment_steps": 1.0}),
-            loop=self,
+            loop=loop,
             task=task,
             worlds=worlds,
             actor=actor,
             critic=critic,
             slow=copy.deepcopy(critic).requires_grad_(False),
             critic_optimiser=torch.optim.Adam(critic.parameters(), lr=self.critic.lr, fused=True),
-            # no more can come than the budget allows
-            replay=Replay(min(self.capacity, budget), task.observation_size, task.action_size),
+            replay=memory,
             observations=observations.copy(),
             episodes=[0] * self.copies,
             taken=[[] for _ in range(self.copies)],
@@ -484,7 +515,15 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
 
     def result(self, state: OffPolicyState) -> TrainedPolicy:
         """The policy."""
-        return TrainedPolicy(state.actor, state.task)
+        return TrainedPolicy.of(state)
+
+    def film(self, state: OffPolicyState, path: Path) -> None:
+        """Film an evaluation episode."""
+        record(state.task, BestKnown(state.actor), path, 1, derive(state.seed, "film"))
+
+    def check_film(self, task: Environment) -> None:
+        """Refuse a task that does not render."""
+        check_renders(task)
 
     def resume(self, state: OffPolicyState, tree: dict[str, Any]) -> None:
         """Take up networks and memory, and bring the environments back to where they stood."""
@@ -567,17 +606,36 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
     def _mapped(self, task: Environment) -> Environment:
         return task if self.action_map is None else self.action_map.wrap(task)
 
+    def _seeing(self, task: Environment) -> OffPolicy:
+        """The same loop, with networks that see where the environment shows images."""
+        if task.observed is None:
+            if self.augmentation is not None:
+                raise FewerError(
+                    f"{task.name} shows no images, so there is nothing to augment; leave {type(self.augmentation).__name__} "
+                    "out, or take a task with images"
+                )
+            return self
+        return replace(
+            self,
+            policy=Seeing(self.policy, task.observed, self.encoder),
+            critic=SeeingCritics.around(self.critic, task.observed, self.encoder),
+        )
+
     def _update(self, state: OffPolicyState) -> dict[str, Tensor]:
         """One step of the critic, and one of the policy where it is due."""
         batch = state.source.draw(self.batch)
         if self.reward is not None:
             batch = cast(Judge, state.judge).relabel(batch)
+        if self.augmentation is not None:
+            change, observed = self.augmentation.augment, cast(Observed, state.task.observed)
+            before, after = change(batch.observations, observed), change(batch.next_observations, observed)
+            batch = replace(batch, observations=before, next_observations=after)
         actor, critic = state.actor, state.critic
         with torch.no_grad():
             candidates = self.critic.candidates
             ahead_of = batch.next_observations if candidates == 1 else batch.next_observations.repeat(candidates, 1)
             following, cost = actor.successor(ahead_of)
-            ahead = self.critic.target(state.slow(ahead_of, following)) - cost
+            ahead = state.slow(ahead_of, following, self.critic.drawn()).amin(0) - cost
             if candidates > 1:
                 ahead = ahead.reshape(candidates, -1).amax(0)
             target = torch.addcmul(batch.rewards, batch.continues, ahead, value=self.discount)
@@ -586,7 +644,7 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
         loss = (values - target).square().mean(1).sum()
         if self.critic_term is not None:
             loss = loss + self.critic_term(Update(batch, values, critic, actor))
-        parameters = [each for each in critic.parameters() if each.requires_grad]
+        parameters = [each for each in state.critic_optimiser.param_groups[0]["params"] if each.requires_grad]
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         state.critic_optimiser.step()
@@ -595,11 +653,12 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
         if actor.rows == "all" and actor.delay > 1:
             state.pending.batches.append(batch)
         if state.updates % actor.delay == 0:
-            report = actor.improve(Batch.join(*state.pending.batches) if state.pending.batches else batch, critic)
+            with held(parameters):
+                report = actor.improve(Batch.join(*state.pending.batches) if state.pending.batches else batch, critic)
             state.pending.batches.clear()
         if state.updates % self.critic.every == 0:
             follow(state.slow, critic, self.critic.tau)
-            if not torch.isfinite(loss):
+            if not math.isfinite(loss.item()):
                 raise Diverged(
                     f"the critic's loss became {float(loss)} after {state.updates} updates; lower the learning rate"
                 )

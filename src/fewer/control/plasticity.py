@@ -225,8 +225,7 @@ class _Resetting:
             state.slow.load_state_dict(drawn)
             state.critic_optimiser.state.clear()
         if self.settings.part != "critic":
-            state.actor.load_state_dict(state.loop.policy.build(*sizes).state_dict())
-            state.actor.optimiser.state.clear()
+            state.actor.begin_again(state.loop.policy.build(*sizes))
 
     def state_dict(self) -> dict[str, Any]:
         return {}

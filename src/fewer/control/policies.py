@@ -90,6 +90,11 @@ class Actor(nn.Module):
         self._parameters_list = [each for each in self.parameters() if each.requires_grad]
         self.optimiser = adam(self._parameters_list, self.optimiser.param_groups[0]["lr"])
 
+    def begin_again(self, drawn: Actor) -> None:
+        """Take the weights of one that was newly drawn, and forget what the optimiser knows."""
+        self.load_state_dict(drawn.state_dict())
+        self.optimiser.state.clear()
+
     def settle(self, draw: Callable[[int], Batch], value: Value) -> dict[str, Tensor]:
         """Learn more, from batches of its own, after all updates that an environment step gave rise to."""
         return {}
@@ -249,9 +254,10 @@ class GaussianActor(Actor):
 
 def _log_density(noise: Tensor, log_deviation: Tensor, before: Tensor) -> Float[Tensor, " batch"]:
     """Of tanh(before), where ``before`` is Gaussian; the slope of tanh in a form that stays finite."""
-    gaussian = -0.5 * noise.square() - log_deviation - 0.5 * math.log(2 * math.pi)
-    slope = 2 * (math.log(2) - before - functional.softplus(-2 * before))
-    return (gaussian - slope).sum(dim=-1)
+    # a Gaussian's exponent and its deviation, and twice log(2) - before - softplus(-2 before), the logarithm of the slope;
+    # what is the same for all numbers is added at the end
+    each = 2 * (before + functional.softplus(-2 * before)) - torch.addcmul(log_deviation, noise, noise, value=0.5)
+    return each.sum(dim=-1) - before.shape[-1] * (0.5 * math.log(2 * math.pi) + 2 * math.log(2))
 
 
 # --- one action ----------------------------------------------------------------------------------

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from fewer.control.environments import Environment
+from fewer.control.frame_replay import memory_for
 from fewer.control.loop import OffPolicyState, Source, Stateless
 from fewer.control.replay import Batch, Replay
 from fewer.core.errors import FewerError
 from fewer.core.seeding import derive
 from fewer.demos.demonstrations import Demonstrations
 from fewer.demos.files import load
+
+EPISODES = 16
+"""Demonstrations with images that are turned into rows at a time."""
 
 
 def given_demonstrations(environment: Environment, demos: str | None, seed: int) -> Demonstrations:
@@ -53,9 +59,17 @@ def as_memory(demonstrations: Demonstrations, environment: Environment) -> Repla
     FewerError
         If they are of another environment, or say nothing of rewards.
     """
-    batch = environment.transitions(demonstrations)
-    memory = Replay(len(batch), environment.observation_size, environment.action_size)
-    memory.add(batch.observations, batch.actions, batch.rewards, batch.next_observations, batch.continues == 0)
+    # pictures become large as rows of numbers, so not all of them at once
+    count = len(demonstrations)
+    each = count if environment.observed is None else EPISODES
+    memory: Replay | None = None
+    for begin in range(0, count, each):
+        part = demonstrations if each == count else demonstrations.keep(np.arange(begin, min(begin + each, count)))
+        batch = environment.transitions(part)
+        if memory is None:
+            memory = memory_for(environment, len(batch) if each == count else demonstrations.steps)
+        memory.add(batch.observations, batch.actions, batch.rewards, batch.next_observations, batch.continues == 0)
+    assert memory is not None
     return memory
 
 

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fewer.core.errors import FewerError
+from fewer.core.ring import Ring
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,16 @@ class Replay:
                 f"replay: {capacity:,} transitions of {sum(self.widths)} numbers take {needed / 2**30:.1f} GiB and "
                 f"{free / 2**30:.1f} GiB are free; lower the capacity"
             )
-        # pages that were never written take no memory
-        self._rows = torch.empty(capacity, sum(self.widths))
-        self.added = 0
+        self._ring = Ring(capacity, sum(self.widths))
+        self._rows = self._ring.rows
+
+    @property
+    def added(self) -> int:
+        """Transitions that ever came."""
+        return self._ring.added
 
     def __len__(self) -> int:
-        return min(self.added, self.capacity)
+        return len(self._ring)
 
     def add(
         self,
@@ -119,12 +124,7 @@ class Replay:
             [observations, actions, next_observations, rewards[:, None], 1 - terminated[:, None].to(rewards.dtype)],
             dim=1,
         )
-        begin = self.added % self.capacity
-        if begin + len(rows) <= self.capacity:
-            self._rows[begin : begin + len(rows)] = rows
-        else:
-            self._rows[(begin + torch.arange(len(rows))) % self.capacity] = rows
-        self.added += len(rows)
+        self._ring.append(rows)
 
     def sample(self, count: int) -> Batch:
         """Draw transitions uniformly, with replacement, from torch's global generator."""
@@ -140,12 +140,11 @@ class Replay:
 
     def state_dict(self) -> dict[str, Any]:
         """What is held, for a checkpoint."""
-        return {"rows": self._rows[: len(self)], "added": self.added}
+        return {"rows": self._ring}
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
         """Take up what was held."""
-        self._rows[: len(tree["rows"])] = tree["rows"]
-        self.added = tree["added"]
+        self._ring.take_up(tree["rows"])
 
 
 def free_memory() -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,13 +16,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from fewer.control.critics import Critics, QEnsemble
+from fewer.control.descriptions import describe, rebuild
 from fewer.control.environments import Environment
 from fewer.control.policies import Actor, Policy
 from fewer.core.errors import FewerError
 from fewer.core.files import write_atomically
 
-FORMAT = "fewer-policy-1"
+if TYPE_CHECKING:
+    from fewer.control.loop import OffPolicyState
+
+FORMAT = "fewer-policy-2"
 """Of a saved policy."""
+
+Form = Literal["torchscript", "export"]
+"""Of an exported module: for ``torch.jit.load``, or for ``torch.export.load``."""
 
 
 class Scaled(nn.Module):
@@ -56,23 +67,46 @@ class TrainedPolicy:
         What was learned.
     task : Environment
         Gives the bounds of actions.
+    policy : Policy, optional
+        The description that the actor was built from; a file says it, so that the file alone is enough to load it.
+    critics : tuple of Critics and two QEnsemble, optional
+        The description, the networks and their slow copies, for a policy that chooses by value.
+
+    Attributes
+    ----------
+    about : dict
+        What the file says besides, where it was loaded from one.
     """
 
-    def __init__(self, actor: Actor, task: Environment) -> None:
-        self.actor = actor
+    def __init__(
+        self,
+        actor: Actor,
+        task: Environment,
+        policy: Policy | None = None,
+        critics: tuple[Critics, QEnsemble, QEnsemble] | None = None,
+    ) -> None:
+        self.actor, self.description = actor, policy
         self.low = np.asarray(task.low, dtype=np.float32)
         self.high = np.asarray(task.high, dtype=np.float32)
         self.observations = task.observation_size
+        self.critics = critics if type(actor).attach is not Actor.attach else None
+        self.about: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, state: OffPolicyState) -> TrainedPolicy:
+        """What a run has learned so far, with all that a file of it needs."""
+        loop = state.loop
+        return cls(state.actor, state.task, loop.policy, (loop.critic, state.critic, state.slow))
 
     def predict(
-        self, observation: Any, state: None = None, episode_start: Any = None, deterministic: bool = False
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Float[np.ndarray, "..."], None]:
         """Choose actions, as Stable-Baselines3's models do.
 
         Parameters
         ----------
-        observation : array (observations,) or (batch, observations)
-            What is seen.
+        observation : array (observations,) or (batch, observations), or a mapping of arrays
+            What is seen; the parts of a mapping are put side by side in the order of their names.
         state, episode_start
             For interchangeability; this policy has no memory.
         deterministic : bool, default False
@@ -82,47 +116,119 @@ class TrainedPolicy:
         -------
         action : float array (actions,) or (batch, actions)
         state : None
+
+        Raises
+        ------
+        FewerError
+            If the observation has another size than those trained with, or is not finite.
         """
-        seen = np.asarray(observation, dtype=np.float32)
-        single = seen.ndim == 1
-        rows = seen.reshape(1, -1) if single else seen.reshape(len(seen), -1)
-        if rows.shape[1] != self.observations:
+        seen, single = self._rows(observation)
+        if seen.shape[1] != self.observations:
             raise FewerError(
-                f"policy: the observation has {rows.shape[1]} numbers, and {self.observations} were trained with; give it "
+                f"policy: the observation has {seen.shape[1]} numbers, and {self.observations} were trained with; give it "
                 "observations of that environment"
             )
+        if not np.isfinite(seen).all():
+            raise FewerError("policy: the observation is not finite; mend the environment")
         with torch.inference_mode():
-            actions = self.actor.act(torch.from_numpy(rows), deterministic).numpy()
+            actions = self.actor.act(torch.from_numpy(seen), deterministic).numpy()
         actions = self.low + (actions + 1) / 2 * (self.high - self.low)
         return (actions[0] if single else actions), None
+
+    def _rows(self, observation: Any) -> tuple[Float[np.ndarray, "batch observations"], bool]:
+        """Flat rows, and whether a single observation was given."""
+        if isinstance(observation, Mapping):
+            parts = [np.asarray(observation[name], dtype=np.float32) for name in sorted(observation)]
+            single = sum(part.size for part in parts) == self.observations
+            rows = [part.reshape(1, -1) if single else part.reshape(len(part), -1) for part in parts]
+            return np.concatenate(rows, axis=1), single
+        seen = np.asarray(observation, dtype=np.float32)
+        # an observation may itself have several axes
+        single = seen.ndim < 2 or (seen.size == self.observations and len(seen) > 1)
+        return (seen.reshape(1, -1) if single else seen.reshape(len(seen), -1)), single
 
     def module(self) -> Scaled:
         """A torch module of observations to actions, for export."""
         return Scaled(self.actor, torch.from_numpy(self.low), torch.from_numpy(self.high)).eval()
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights and bounds as safetensors; the policy's description stays with you.
+    def export(self, path: str | os.PathLike[str], form: Form = "torchscript") -> None:
+        """Write the policy for use without this library: observations to the best known actions, for any number of rows.
 
         Parameters
         ----------
         path : path
             The file.
+        form : {"torchscript", "export"}
+            For ``torch.jit.load``, or for ``torch.export.load``.
+
+        Raises
+        ------
+        FewerError
+            If even its best known action is drawn by chance, or torch cannot write it.
         """
-        tensors = {f"actor.{name}": value.contiguous() for name, value in self.actor.state_dict().items()}
+        seen = torch.linspace(-1, 1, 3 * self.observations).reshape(3, -1)
+        module = self.module()
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            if not torch.equal(module(seen), module(seen)):
+                raise FewerError(
+                    "policy: even its best known action is drawn by chance, so it is no function of observations; "
+                    "save() it and predict() with it"
+                )
+        export(module, {"observations": seen}, path, form)
+
+    def save(self, path: str | os.PathLike[str], about: Mapping[str, Any] | None = None) -> None:
+        """Write weights, bounds and description as one safetensors file.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        about : mapping, optional
+            What else the file should say, of what JSON can hold.
+
+        Raises
+        ------
+        FewerError
+            If networks were changed while learning, so that the description does not fit them any more.
+        """
+        description = None
+        with contextlib.suppress(FewerError):  # a policy of one's own: whoever loads it must bring its description
+            description = describe(self.description)
+        critics = self.critics[0] if self.critics is not None else None
+        tensors = {
+            # an actor may hold the critics as well, and a file holds each tensor by itself
+            f"{part}.{name}": value.detach().contiguous().clone()
+            for part, network in zip(_PARTS, _networks(self.actor, self.critics), strict=False)
+            for name, value in network.state_dict().items()
+        }
+        if self.description is not None:
+            built = _built(self.description, critics, self.observations, len(self.low))
+            if [_shapes(each) for each in _networks(*built)] != [
+                _shapes(each) for each in _networks(self.actor, self.critics)
+            ]:
+                raise FewerError(
+                    "policy: its networks were changed while learning, and its description does not say how; export() it"
+                )
         tensors |= {"low": torch.from_numpy(self.low), "high": torch.from_numpy(self.high)}
-        header = {"format": FORMAT, "observations": self.observations}
+        header = {
+            "format": FORMAT,
+            "observations": self.observations,
+            "policy": description,
+            "critic": describe(critics),
+            "about": dict(about or {}),
+        }
         write_atomically(path, to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], policy: Policy) -> TrainedPolicy:
+    def load(cls, path: str | os.PathLike[str], policy: Policy | None = None) -> TrainedPolicy:
         """Read what :meth:`save` wrote.
 
         Parameters
         ----------
         path : path
             The file.
-        policy : Policy
-            The description it was trained with: ``Gaussian()`` unless you chose another.
+        policy : Policy, optional
+            The description it was trained with, where it is your own; the file says those of this library.
 
         Raises
         ------
@@ -137,13 +243,97 @@ class TrainedPolicy:
             raise FewerError(f"{path} is no saved policy ({error}); give a file that save() wrote") from error
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise FewerError(f"{path} is no saved policy of this version ({FORMAT}); give a file that save() wrote")
+        missing = [name for name in ("policy", "critic", "about", "observations") if name not in header]
+        missing += [name for name in ("low", "high") if name not in tensors]
+        if missing or not isinstance(header["about"], dict):
+            raise FewerError(
+                f"{path} is damaged: it says nothing of {(missing or ['about'])[0]}; give a file that save() wrote"
+            )
+        described = rebuild(header["policy"]) if policy is None else policy
+        if described is None:
+            raise FewerError(f"{path} does not say how its policy is built; give the description: load(path, policy)")
         made = cls.__new__(cls)
+        made.description, made.about = described, header["about"]
         made.low, made.high = tensors.pop("low").numpy(), tensors.pop("high").numpy()
         made.observations = int(header["observations"])
-        made.actor = policy.build(made.observations, len(made.low))
+        critics = rebuild(header["critic"])
+        made.actor, made.critics = _built(described, critics, made.observations, len(made.low))
         try:
-            made.actor.load_state_dict({name.removeprefix("actor."): value for name, value in tensors.items()})
+            for part, network in zip(_PARTS, _networks(made.actor, made.critics), strict=False):
+                own = {name: value for name, value in tensors.items() if name.startswith(f"{part}.")}
+                network.load_state_dict({name.removeprefix(f"{part}."): value for name, value in own.items()})
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise FewerError(f"{path} is a policy of another shape than {policy}: {reason[:200]}") from error
+            raise FewerError(f"{path} is a policy of another shape than {described}: {reason[:200]}") from error
         return made
+
+
+def export(module: nn.Module, inputs: Mapping[str, Tensor], path: str | os.PathLike[str], form: Form) -> None:
+    """Write a module for use without this library.
+
+    Parameters
+    ----------
+    module : torch module
+        Of tensors that all have as many rows.
+    inputs : mapping of str to tensor (rows, ...)
+        An example of each argument, by its name; there may be any number of rows later.
+    path : path
+        The file.
+    form : {"torchscript", "export"}
+        For ``torch.jit.load``, or for ``torch.export.load``.
+
+    Raises
+    ------
+    FewerError
+        If the form is unknown, or torch cannot write it.
+    """
+    if form not in ("torchscript", "export"):
+        raise FewerError(f"export: unknown form {form!r}; choose 'torchscript' or 'export'")
+    frozen = [each for each in module.parameters() if each.requires_grad]
+    example = tuple(inputs.values())
+    beside = Path(path).with_suffix(".part")
+    try:
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        if form == "torchscript":
+            torch.jit.save(torch.jit.trace(module, example), beside)
+        else:
+            rows = torch.export.Dim("rows", min=1)
+            shapes = {name: {0: rows} for name in inputs}
+            torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), beside)
+        write_atomically(path, beside.read_bytes())
+    except OSError as error:
+        raise FewerError(f"cannot write {path}: {error.strerror or error}; choose a folder that is yours") from error
+    except Exception as error:  # whatever torch raises where it cannot follow a module
+        said = str(error).strip().partition("\n")[0]
+        raise FewerError(f"{type(module).__name__} cannot be written as {form} ({said}); try the other form") from error
+    finally:
+        for parameter in frozen:  # learning may go on
+            parameter.requires_grad_(True)
+        beside.unlink(missing_ok=True)
+
+
+_PARTS = ("actor", "critic", "slow")
+
+
+def _networks(actor: Actor, critics: tuple[Critics, QEnsemble, QEnsemble] | None) -> list[nn.Module]:
+    """In the order of their names in a file."""
+    return [actor, *(critics[1:] if critics is not None else ())]
+
+
+def _built(
+    policy: Policy, critics: Critics | None, observations: int, actions: int
+) -> tuple[Actor, tuple[Critics, QEnsemble, QEnsemble] | None]:
+    """Networks of these descriptions, with weights of no meaning; nobody's chance is touched."""
+    with torch.random.fork_rng(devices=[]):
+        actor = policy.build(observations, actions)
+        if critics is None:
+            return actor, None
+        critic, slow = (critics.build(observations, actions) for _ in range(2))
+    actor.attach(critic, slow)
+    return actor, (critics, critic, slow.requires_grad_(False))
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}

@@ -2,12 +2,17 @@
 
 A checkpoint is one safetensors file: the arrays are its tensors, and everything else is JSON in its
 header.  Nothing is pickled, so a checkpoint from anywhere can be opened safely.
+
+What only grows, such as a memory of transitions, is a :class:`fewer.core.ring.Ring` in the tree: its rows lie in a folder beside
+the file, to which each save adds those that are new.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from fewer.core.errors import FewerError
-from fewer.core.files import write_atomically
+from fewer.core.files import segments_of, write_atomically
+from fewer.core.ring import Ring, SavedRing, Segment
 
 FORMAT = "fewer-checkpoint-1"
 
@@ -31,7 +37,7 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
         The file to write.
     tree : dict
         Nested dicts (with text keys), lists and tuples of tensors, NumPy arrays, NumPy generators,
-        numbers (of any size), booleans, texts and ``None``.
+        rings, numbers (of any size), booleans, texts and ``None``.
 
     Raises
     ------
@@ -47,17 +53,32 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     3
     """
     tensors: dict[str, torch.Tensor] = {}
-    described = _describe(tree, "", tensors)
+    folder, named = segments_of(path), set[str]()
+
+    def written(ring: Ring) -> list[Segment]:
+        segments = ring.save(folder)
+        named.update(each.file for each in segments)
+        return segments
+
+    described = _describe(tree, "", tensors, written)
     try:
         header = json.dumps({"format": FORMAT, "tree": described})
         data = to_bytes(tensors, metadata={"fewer": header})
     except (TypeError, ValueError) as error:
         raise FewerError(f"cannot save {path}: {error}") from error
     write_atomically(path, data)
+    # only now: until the new file was there, the old one counted
+    if folder.is_dir():
+        for file in folder.iterdir():
+            if file.name not in named:
+                with contextlib.suppress(OSError):  # it costs room and nothing else
+                    file.unlink()
 
 
 def load(path: str | os.PathLike[str]) -> Any:
     """Load what :func:`save` saved; arrays and tensors come back with their type, shape and bits.
+
+    A ring comes back as a :class:`fewer.core.ring.SavedRing`, for another ring to take up.
 
     Raises
     ------
@@ -74,13 +95,15 @@ def load(path: str | os.PathLike[str]) -> Any:
         described = json.loads(header or "null")
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise FewerError(f"{path} is not a checkpoint of this version ({FORMAT}); remove it and start again")
-        return _rebuild(described["tree"], tensors)
+        return _rebuild(described["tree"], tensors, segments_of(path))
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise FewerError(f"{path} is damaged ({error}); remove it and start again") from error
 
 
-def _describe(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Turn a value into JSON, putting the arrays on the way into ``tensors``."""
+def _describe(
+    value: Any, place: str, tensors: dict[str, torch.Tensor], written: Callable[[Ring], list[Segment]]
+) -> Any:
+    """Turn a value into JSON, putting the arrays on the way into ``tensors``, and rings where ``written`` puts them."""
     # bool before int: True is an int in Python
     if value is None or isinstance(value, bool | str):
         return value
@@ -101,12 +124,15 @@ def _describe(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
                 f"checkpoint: {place or 'the value'} is an array of {value.dtype}, not of numbers"
             ) from error
         return {"!": "array", "name": name}
+    if isinstance(value, Ring):
+        segments = [[each.file, each.begin, each.end] for each in written(value)]
+        return {"!": "ring", "added": value.added, "segments": segments}
     if isinstance(value, np.random.Generator):
-        return {"!": "generator", "state": _describe(value.bit_generator.state, place, tensors)}
+        return {"!": "generator", "state": _describe(value.bit_generator.state, place, tensors, written)}
     if isinstance(value, torch.Generator):
-        return {"!": "torch-generator", "state": _describe(value.get_state(), place, tensors)}
+        return {"!": "torch-generator", "state": _describe(value.get_state(), place, tensors, written)}
     if isinstance(value, list | tuple):
-        items = [_describe(item, f"{place}[{i}]", tensors) for i, item in enumerate(value)]
+        items = [_describe(item, f"{place}[{i}]", tensors, written) for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"!": "tuple", "items": items}
     if isinstance(value, dict):
         # keys may be numbers (optimisers count their parameters), so a dict is a list of pairs
@@ -114,14 +140,14 @@ def _describe(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
         for key, item in value.items():
             if not isinstance(key, str | int):
                 raise FewerError(f"checkpoint: {place or 'the value'} has the key {key!r}; keys are texts or integers")
-            pairs.append([key, _describe(item, f"{place}.{key}" if place else str(key), tensors)])
+            pairs.append([key, _describe(item, f"{place}.{key}" if place else str(key), tensors, written)])
         return {"!": "dict", "pairs": pairs}
     raise FewerError(f"checkpoint: {place or 'the value'} is a {type(value).__name__}, which cannot be saved exactly")
 
 
-def _rebuild(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+def _rebuild(value: Any, tensors: dict[str, torch.Tensor], folder: Path) -> Any:
     if isinstance(value, list):
-        return [_rebuild(item, tensors) for item in value]
+        return [_rebuild(item, tensors, folder) for item in value]
     if not isinstance(value, dict):
         return value
     match value["!"]:
@@ -131,8 +157,12 @@ def _rebuild(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
             return tensors[value["name"]]
         case "array":
             return tensors[value["name"]].numpy()
+        case "ring":
+            # a name is never a way to somewhere else
+            segments = tuple(Segment(Path(file).name, begin, end) for file, begin, end in value["segments"])
+            return SavedRing(folder, value["added"], segments)
         case "generator":
-            state = _rebuild(value["state"], tensors)
+            state = _rebuild(value["state"], tensors, folder)
             kind = getattr(np.random, str(state["bit_generator"]), None)
             if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):
                 raise KeyError(f"unknown generator {state['bit_generator']}")
@@ -141,11 +171,11 @@ def _rebuild(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
             return np.random.Generator(bits)
         case "torch-generator":
             made = torch.Generator()
-            made.set_state(_rebuild(value["state"], tensors))
+            made.set_state(_rebuild(value["state"], tensors, folder))
             return made
         case "tuple":
-            return tuple(_rebuild(item, tensors) for item in value["items"])
+            return tuple(_rebuild(item, tensors, folder) for item in value["items"])
         case "dict":
-            return {key: _rebuild(item, tensors) for key, item in value["pairs"]}
+            return {key: _rebuild(item, tensors, folder) for key, item in value["pairs"]}
         case other:
             raise KeyError(f"unknown kind {other!r}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,19 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise FewerError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that exists, is yours and has room"
         ) from error
+
+
+def segments_of(path: str | os.PathLike[str]) -> Path:
+    """Give the folder beside a checkpoint where what only grows is kept (see :class:`fewer.core.ring.Ring`)."""
+    path = Path(path).absolute()
+    return path.with_name(f"{path.name}.segments")
+
+
+def remove_checkpoint(path: str | os.PathLike[str]) -> None:
+    """Remove a checkpoint and its segments, if they are there; a file that cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    shutil.rmtree(segments_of(path), ignore_errors=True)
 
 
 def fingerprint(*parts: str | bytes | NDArray[Any]) -> str:

@@ -169,6 +169,20 @@ class Loop(ABC, Generic[T, S]):
         """
         raise FewerError(f"{type(self).__name__} cannot begin from an earlier stage; use it as the first one")
 
+    def film(self, state: S, path: Path) -> None:
+        """Film what has been learned so far; see :meth:`check_film`."""
+        raise FewerError(f"{type(self).__name__} has nothing to be filmed")
+
+    def check_film(self, task: T) -> None:
+        """Refuse a film, before anything is built.
+
+        Raises
+        ------
+        FewerError
+            If nothing moves in what this loop learns, or the task cannot show it.
+        """
+        raise FewerError(f"{type(self).__name__} has nothing to be filmed; leave the video out")
+
     def resume(self, state: S, tree: dict[str, Any]) -> None:
         """Bring a freshly started state to where a saved one stood."""
         state.load_state_dict(tree)
@@ -196,7 +210,14 @@ class Loop(ABC, Generic[T, S]):
                 f"raise --budget to {least} or more, or make the first round smaller"
             )
 
-    def run(self, task: T, budget: int, seed: int, checkpoint: str | os.PathLike[str] | None = None) -> Iterator[Point]:
+    def run(
+        self,
+        task: T,
+        budget: int,
+        seed: int,
+        checkpoint: str | os.PathLike[str] | None = None,
+        video: str | os.PathLike[str] | None = None,
+    ) -> Iterator[Point]:
         """Run to the budget, a point at a time.
 
         Parameters
@@ -211,6 +232,8 @@ class Loop(ABC, Generic[T, S]):
             Where to save the state after each point.  If the file is there already, the run goes on
             from it, to the bit; its earlier points are yielded again first, so that the iterator
             always gives the whole curve.
+        video : path, optional
+            A folder for a film at each point that is made, where the loop can be filmed.
 
         Yields
         ------
@@ -225,7 +248,10 @@ class Loop(ABC, Generic[T, S]):
             If a score is NaN or infinite.
         """
         self.check(task, budget)
-        return self._points(task, budget, seed, Path(checkpoint) if checkpoint is not None else None, {})
+        if video is not None:
+            self.check_film(task)
+        places = [Path(place) if place is not None else None for place in (checkpoint, video)]
+        return self._points(task, budget, seed, places[0], {}, places[1])
 
     def learn(self, task: T, budget: int, seed: int = 0) -> Learned:
         """Run to the budget and return the curve together with what was learned."""
@@ -234,7 +260,15 @@ class Loop(ABC, Generic[T, S]):
         points = tuple(self._points(task, budget, seed, None, box))
         return Learned(Curve(points), self.result(box["state"]), box["state"].ledger)
 
-    def _points(self, task: T, budget: int, seed: int, checkpoint: Path | None, box: dict[str, S]) -> Iterator[Point]:
+    def _points(
+        self,
+        task: T,
+        budget: int,
+        seed: int,
+        checkpoint: Path | None,
+        box: dict[str, S],
+        video: Path | None = None,
+    ) -> Iterator[Point]:
         with own_randomness(seed, "start"):
             state = self.start(task, budget, seed)
         box["state"] = state
@@ -256,6 +290,9 @@ class Loop(ABC, Generic[T, S]):
             self._judge(point, points[-1].spent if points else 0, budget)
             state.points += 1
             points.append(Point(point.spent, point.score, {**point.extras, "seconds": seconds}))
+            if video is not None:  # before the checkpoint, so that a run that is killed has none too few
+                with own_randomness(seed, "film", state.points):
+                    self.film(state, video / f"{point.spent:09d}")
             if checkpoint is not None:
                 curve = [each.as_dict() for each in points]
                 checkpoints.save(checkpoint, {"run": who, "curve": curve, "state": state.state_dict()})

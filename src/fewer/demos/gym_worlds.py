@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from fewer.control.environments import Environment, GymEnvironment, GymWorlds
+from fewer.control.environments import Environment, GymEnvironment, Worlds
 from fewer.control.environments import gym as plain
+from fewer.control.observed import Observed
 from fewer.core.errors import FewerError, need
 from fewer.core.files import fingerprint
 from fewer.core.seeding import derive, generator
@@ -94,6 +95,11 @@ class GymTask(ImitationTask, Environment):
         return self.environment.observation_size
 
     @property
+    def observed(self) -> Observed | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Where images lie in it."""
+        return self.environment.observed
+
+    @property
     def action_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Numbers in an action."""
         return self.environment.action_size
@@ -108,7 +114,7 @@ class GymTask(ImitationTask, Environment):
         """The greatest actions."""
         return self.environment.high
 
-    def make(self, copies: int) -> GymWorlds:
+    def make(self, copies: int) -> Worlds:
         """Copies to practise in."""
         return self.environment.make(copies)
 

@@ -9,6 +9,7 @@ He et al., "Masked Autoencoders Are Scalable Vision Learners", arXiv:2111.06377.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
@@ -48,6 +49,17 @@ class Mask:
     kept: Int[Tensor, "rows seen"]
     asked: Int[Tensor, "rows asked"]
 
+    @property
+    def restore(self) -> Int[Tensor, "rows places"]:
+        """Where each place of the grid is in the list of the kept and then the asked, if these are all places.
+
+        Examples
+        --------
+        >>> Mask(torch.tensor([[2, 0]]), torch.tensor([[1]])).restore.tolist()
+        [[1, 2, 0]]
+        """
+        return torch.cat([self.kept, self.asked], dim=1).argsort(1)
+
 
 class Masking(Protocol):
     """What is seen of rows; several masks for each row where a method wants them."""
@@ -69,13 +81,29 @@ class Targets(nn.Module):
     ----------
     width : int
         Numbers for each place.
+    share : float
+        Of the run, at its beginning, in which these targets learn themselves and nothing else does; 0 for most.
+    views : int
+        How often a row is seen in one lesson.
+    encoder : PatchEncoder, optional
+        The network that says them, if one does.
     """
 
     width: int
+    share: float = 0.0
+    views: int = 1
+    encoder: PatchEncoder | None = None
 
     def forward(self, x: Float[Tensor, "rows channels ..."]) -> Float[Tensor, "rows places width"]:
         """Say it, in raster order."""
         raise NotImplementedError
+
+    def lesson(self, x: Float[Tensor, "rows channels ..."], draws: torch.Generator) -> Float[Tensor, " rows"]:
+        """The targets' own loss, while they learn themselves."""
+        raise NotImplementedError
+
+    def follow(self, student: PatchEncoder, progress: float) -> None:
+        """Change after a step of the student, when ``progress`` (0 to 1) of the run is over."""
 
 
 class Target(Protocol):
@@ -211,6 +239,17 @@ class Squared:
         return (said - true).square().mean(-1)
 
 
+@dataclass(frozen=True)
+class Absolute:
+    """The mean absolute error."""
+
+    def __call__(
+        self, said: Float[Tensor, "rows asked width"], true: Float[Tensor, "rows asked width"]
+    ) -> Float[Tensor, "rows asked"]:
+        """Of each place."""
+        return (said - true).abs().mean(-1)
+
+
 def masked_losses(
     x: Float[Tensor, "rows channels ..."],
     masks: Sequence[Mask],
@@ -256,6 +295,7 @@ class MaskedState(State):
         "visible",
         "targets",
         "optimiser",
+        "targets_optimiser",
         "order",
         "draws",
     )
@@ -267,6 +307,7 @@ class MaskedState(State):
     visible: nn.Module | None = field(kw_only=True)
     targets: Targets = field(kw_only=True)
     optimiser: torch.optim.Optimizer = field(kw_only=True)
+    targets_optimiser: torch.optim.Optimizer | None = field(kw_only=True)
     order: Rounds = field(kw_only=True)
     draws: torch.Generator = field(kw_only=True)
 
@@ -296,7 +337,7 @@ class MaskedModelling(Loop[Task, MaskedState]):
     optimiser : Optimiser, default AdamW(lr=1.5e-3, weight_decay=0.05)
         How parameters move.
     schedule : Schedule, default Cosine(warmup=0.1)
-        Learning rate over the run.
+        Learning rate over the run, or over each of its two parts where targets learn themselves first.
     batch : int, default 96
         Rows a step.
     clip : float, default 0
@@ -335,8 +376,8 @@ class MaskedModelling(Loop[Task, MaskedState]):
             raise FewerError(f"masked modelling: batch and points must be at least 1 and clip at least 0; given {self}")
 
     def least(self, task: Task) -> int:
-        """One batch."""
-        return self.batch
+        """One batch, and another one at least for the student where targets learn first."""
+        return self.batch * math.ceil(1 / (1 - getattr(self.target, "share", 0.0)) - 1e-9)
 
     def start(self, task: Task, budget: int, seed: int) -> MaskedState:
         """Divide the rows; build encoder, predictor and targets."""
@@ -351,6 +392,7 @@ class MaskedModelling(Loop[Task, MaskedState]):
         ).to(where)
         visible = None if self.visible is None else self.visible.build(encoder.width, targets.width).to(where)
         learning = nn.ModuleList([encoder, predictor, *([visible] if visible is not None else [])])
+        own = parameter_groups(targets) if any(each.requires_grad for each in targets.parameters()) else None
         return MaskedState(
             budget,
             seed,
@@ -362,6 +404,7 @@ class MaskedModelling(Loop[Task, MaskedState]):
             visible=visible,
             targets=targets,
             optimiser=self.optimiser.make(parameter_groups(learning)),
+            targets_optimiser=self.optimiser.make(own) if own is not None else None,
             order=Rounds(len(rows.x), generator(seed, "order")),
             draws=torch_generator(seed, "masks"),
         )
@@ -377,11 +420,16 @@ class MaskedModelling(Loop[Task, MaskedState]):
         extras = {name: float(value) for name, value in report.items()}
         if not np.isfinite(extras["loss"]):
             raise Diverged(f"the loss became {extras['loss']} after {state.ledger.spent} rows; lower the learning rate")
+        learning_first = state.ledger.spent <= state.targets.share * state.budget and state.targets.encoder is not None
+        encoder = state.targets.encoder if learning_first else state.encoder
+        assert encoder is not None
         name = {KNN: "knn", LinearProbe: "linear"}.get(type(self.readout), "score")
         readouts: dict[str, ReadOut] = {"knn": KNN(), "linear": LinearProbe(), name: self.readout}
-        measured = judged(state.encoder, state.rows.probes, readouts)
+        measured = judged(encoder, state.rows.probes, readouts)
         if not measured and state.x.ndim == 4:
-            measured = {"views recognised": recognised(state.encoder, state.rows.held_out, self.views or Mild())}
+            measured = {"views recognised": recognised(encoder, state.rows.held_out, self.views or Mild())}
+        if state.targets.share:
+            extras["stage"] = 0.0 if learning_first else 1.0
         # of clips without labels nothing can be said but how much of the targets is explained
         score = measured.get(name, measured.get("views recognised", -extras["loss"]))
         return Point(state.ledger.spent, score, {**measured, **extras, "views": float(state.ledger["views"])})
@@ -399,14 +447,24 @@ class MaskedModelling(Loop[Task, MaskedState]):
     def _step(self, state: MaskedState) -> dict[str, Tensor]:
         chosen = torch.from_numpy(state.order.draw(self.batch)).to(state.x.device)
         x = state.x[chosen] if self.views is None else self.views.one(state.x[chosen], state.draws)
-        set_rate(state.optimiser, self.schedule.factor(state.ledger.spent / state.budget))
+        progress, share = state.ledger.spent / state.budget, state.targets.share
+        first = progress < share
         state.ledger.add("rows_seen", len(x))
-        report = {name: each.mean() for name, each in self.losses(state, x).items()}
-        loss = torch.stack(list(report.values())).sum()
-        state.optimiser.zero_grad(set_to_none=True)
+        if first:
+            optimiser, report = state.targets_optimiser, {}
+            loss = state.targets.lesson(x, state.draws).mean()
+            assert optimiser is not None
+            state.ledger.add("views", len(x) * state.targets.views)
+        else:
+            optimiser = state.optimiser
+            report = {name: each.mean() for name, each in self.losses(state, x).items()}
+            loss = torch.stack(list(report.values())).sum()
+        set_rate(optimiser, self.schedule.factor(progress / share if first else (progress - share) / (1 - share)))
+        optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.clip:
-            moving = [each for group in state.optimiser.param_groups for each in group["params"]]
-            nn.utils.clip_grad_norm_(moving, self.clip)
-        state.optimiser.step()
+            nn.utils.clip_grad_norm_([each for group in optimiser.param_groups for each in group["params"]], self.clip)
+        optimiser.step()
+        if not first:
+            state.targets.follow(state.encoder, progress)
         return {name: each.detach() for name, each in report.items()} | {"loss": loss.detach()}

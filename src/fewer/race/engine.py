@@ -50,6 +50,8 @@ class Job:
         Where the state is saved between points; without it a run that is lost begins anew.
     compose : str
         The module whose ``loop(spec)`` and ``task(spec)`` build what is run.
+    video : Path, optional
+        A folder for films, as in :meth:`fewer.core.loop.Loop.run`.
     """
 
     run: str
@@ -60,6 +62,7 @@ class Job:
     seed: int
     checkpoint: Path | None = None
     compose: str = "fewer.compose"
+    video: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,8 @@ def work(job: Job) -> Generator[Event]:
     yield Started(job.run)
     try:
         loop = importlib.import_module(job.compose).loop(job.entry)
-        for point in loop.run(_task(job.compose, job.task, job.data), job.budget, job.seed, job.checkpoint):
+        task = _task(job.compose, job.task, job.data)
+        for point in loop.run(task, job.budget, job.seed, job.checkpoint, job.video):
             extras = {str(name): float(value) for name, value in point.extras.items()}
             yield Measured(job.run, Point(int(point.spent), float(point.score), extras))
     except GeneratorExit:

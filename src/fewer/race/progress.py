@@ -1,19 +1,22 @@
-"""What a person sees while a race runs: a line for each run, or a line as each run ends.
+"""What a person sees while a race or a single run goes on: bars with speed and time left, or a line now and then.
 
-Only watches: the race neither waits for it nor needs it.
+Only watches: what runs neither waits for it nor needs it.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from rich.console import Console, Group
+from rich import progress as bars
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fewer.core.curve import Curve, Point
 from fewer.race.outcome import Run
 
 _SHOWN = 30
@@ -27,7 +30,7 @@ OVER = ("done", "failed", "stopped")
 class Progress:
     """Pass an instance as ``on_event`` to :func:`fewer.race.race`, inside a ``with``.
 
-    On a terminal a live table shows every run with a bar and its current score, and the time left;
+    On a terminal a live table shows every run with a bar, its current score, samples per second and the time left;
     elsewhere (a file, a log) a line is printed when a run ends.
 
     Parameters
@@ -76,8 +79,8 @@ class Progress:
 
     def _draw(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("run", "seed", "", "samples", "score"):
-            table.add_column(name, justify="right" if name in ("seed", "samples", "score") else "left")
+        for name in ("run", "seed", "", "samples", "per second", "left", "score"):
+            table.add_column(name, justify="left" if name in ("run", "") else "right")
         order = {"running": 0, "waiting": 1, "failed": 2, "stopped": 3, "done": 4}
         runs = sorted(self._runs.values(), key=lambda run: order[run.status])[:_SHOWN]
         for run in sorted(runs, key=lambda run: (run.seed, list(self._runs).index((run.entry, run.seed)))):
@@ -85,7 +88,10 @@ class Progress:
             style = {"failed": "red", "waiting": "dim", "stopped": "dim"}.get(run.status, "")
             score = f"{run.curve.final:.4g}" if run.curve else ("failed" if run.status == "failed" else "")
             bar = ProgressBar(total=self._budget, completed=done, width=24)
-            table.add_row(Text(run.entry, style), str(run.seed), bar, str(self._samples(run)), score)
+            rate = speed(run.curve) if run.curve and run.status == "running" else None
+            left = _clock((self._budget - done) / rate) if rate else ""
+            pace = f"{rate:.3g}" if rate else ""
+            table.add_row(Text(run.entry, style), str(run.seed), bar, str(self._samples(run)), pace, left, score)
         return Group(table, Text(self._summary(), "dim"))
 
     def _summary(self) -> str:
@@ -96,6 +102,91 @@ class Progress:
         rate = (spent - self._kept) / elapsed if elapsed > 1 else 0
         left = f", about {_clock((total - spent) / rate)} left" if rate > 0 and spent < total else ""
         return f"{over} of {len(self._runs)} runs over, {_clock(elapsed)} gone{left}"
+
+
+def speed(curve: Curve) -> float | None:
+    """Samples per second between the last two points, by the seconds that they say; None where they say none.
+
+    Examples
+    --------
+    >>> speed(Curve((Point(10, 0.1, {"seconds": 4.0}), Point(40, 0.2, {"seconds": 10.0}))))
+    5.0
+    """
+    last = curve.points[-1]
+    before = curve.points[-2] if len(curve) > 1 else Point(0, 0.0, {"seconds": 0.0})
+    seconds = last.extras.get("seconds", 0.0) - before.extras.get("seconds", 0.0)
+    return (last.spent - before.spent) / seconds if seconds > 0 else None
+
+
+class RunProgress:
+    """A bar for one run in this process, with its steps per second and the time left.
+
+    It looks at the run four times a second, so that it moves between the points of the curve, too.  Where there is no
+    terminal, call it with each new curve: a line is printed for its last point.
+
+    Parameters
+    ----------
+    console : rich Console
+        Where to draw.
+    goal : int
+        Samples at which the run will be over.
+    unit : str
+        What is counted, ``"environment steps"``.
+    spent : callable
+        Says how many have been spent.
+    """
+
+    def __init__(self, console: Console, goal: int, unit: str, spent: Callable[[], int]) -> None:
+        self._console, self._goal, self._unit = console, goal, unit
+        self._bar = _Bar(console, goal, unit, spent)
+
+    def __enter__(self) -> RunProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def __call__(self, curve: Curve) -> None:
+        """Say how far the run is."""
+        last, rate = curve.points[-1], speed(curve)
+        if self._console.is_terminal:
+            self._bar.say(f"score {last.score:.4g}")
+            return
+        left = max(0, self._goal - last.spent)
+        pace = f", {rate:.3g} a second, {_clock(left / rate)} left" if rate else ""
+        said = f"{last.spent} of {self._goal} {self._unit}{pace}: score {last.score:.4g}"
+        self._console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Bar(bars.Progress):
+    def __init__(self, console: Console, goal: int, unit: str, spent: Callable[[], int]) -> None:
+        shown = (
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn(unit),
+            _Speed(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[score]}"),
+        )
+        super().__init__(*shown, console=console, refresh_per_second=4)
+        self._spent = spent
+        self._run = self.add_task("", total=goal, score="")
+
+    def say(self, score: str) -> None:
+        self.update(self._run, score=score)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.tasks:  # rich draws once before there is anything
+            self.update(self._run, completed=min(self._spent(), self.tasks[0].total or 0))
+        return super().get_renderables()
+
+
+class _Speed(bars.ProgressColumn):
+    def render(self, task: bars.Task) -> Text:
+        return Text(f"{task.speed:.3g} a second" if task.speed else "", style="progress.data.speed")
 
 
 def _clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fewer
@@ -20,6 +21,7 @@ from fewer.core.files import fingerprint
 from fewer.core.loop import Loop, Task
 from fewer.core.spec import canonical
 from fewer.race.engine import Engine, Event, Failed, Finished, Job, LocalEngine, Measured, Planned, Started, Stopped
+from fewer.race.logs import RunFolders
 from fewer.race.outcome import Outcome, Run
 from fewer.race.store import Differs, Store
 
@@ -44,6 +46,7 @@ def race(
     fresh: bool = False,
     hopeless: StopHopeless | None = None,
     compose: str = "fewer.compose",
+    video: str | os.PathLike[str] | None = None,
 ) -> Outcome:
     """Run every entry with every seed, except what the store has already.
 
@@ -82,6 +85,9 @@ def race(
     compose : str, default "fewer.compose"
         A module with ``loop(spec)`` and ``task(spec)``: your own, to race what is not in the library.  It may
         have :func:`fewer.compose.together` too.
+    video : path, optional
+        A folder: for each run, a film of an evaluation episode at each point that is made.  What the store has already
+        is not played again.
 
     Returns
     -------
@@ -100,7 +106,8 @@ def race(
     >>> [point.spent for point in outcome.curves("margin")[0]]
     [10, 20, 30]
     """
-    planned, data = _plan(task, entries, budget, _seeds(seeds, first_seed), compose)
+    planned, data = _plan(task, entries, budget, _seeds(seeds, first_seed), compose, video is not None)
+    films = RunFolders(Path(video).absolute()) if video is not None else None
     with contextlib.ExitStack() as opened:
         stored = opened.enter_context(Store(store if store is not None else STORE, write=True))
         hashes = [_hash(planned, run, data, compose) for run in planned.runs]
@@ -112,7 +119,17 @@ def race(
         for run, of in runs.items():
             tell(Planned(run), of)
         jobs = [
-            Job(run, planned.entries[of.entry], planned.task, data, budget, of.seed, stored.checkpoint(run), compose)
+            Job(
+                run,
+                planned.entries[of.entry],
+                planned.task,
+                data,
+                budget,
+                of.seed,
+                stored.checkpoint(run),
+                compose,
+                films.of(of.entry, of.seed) if films is not None else None,
+            )
             for run, of in runs.items()
             if of.status != "done" and not (of.status == "stopped" and hopeless)
         ]
@@ -192,7 +209,12 @@ def _reason(hopeless: StopHopeless, run: str, runs: dict[str, Run]) -> str | Non
 
 
 def _plan(
-    task: str, entries: Sequence[str] | Mapping[str, str], budget: int, seeds: tuple[int, ...], compose: str
+    task: str,
+    entries: Sequence[str] | Mapping[str, str],
+    budget: int,
+    seeds: tuple[int, ...],
+    compose: str,
+    filmed: bool = False,
 ) -> tuple[Outcome, str]:
     """Check everything; give the race with all its runs waiting, and the data's fingerprint."""
     if budget < 1:
@@ -208,6 +230,8 @@ def _plan(
         try:
             loops[label] = builder.loop(spec)
             loops[label].check(made, budget)
+            if filmed:
+                loops[label].check_film(made)
         except FewerError as error:
             raise FewerError(f"entry {label}: {error}") from error
     units = {loop.unit for loop in loops.values()}

@@ -8,7 +8,6 @@ change with each point, lie as checkpoints in a folder beside the file until the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError
-from fewer.core.files import fingerprint
+from fewer.core.files import fingerprint, remove_checkpoint
 from fewer.race.database import Database
 from fewer.race.outcome import Outcome, Run, Status
 
@@ -286,13 +285,12 @@ class Store:
         with self._file.reading() as db:
             done = {run for (run,) in db.execute("SELECT id FROM runs WHERE status = 'done'")}
         for file in self.checkpoints.iterdir():
-            if file.suffix == ".part" or file.stem in done:
-                self._remove(file)
+            if file.suffix == ".part" or file.name.partition(".")[0] in done:
+                self._remove(file.with_name(file.name.removesuffix(".segments")))
 
     def _remove(self, file: Path | None) -> None:
         if file is not None:
-            with contextlib.suppress(OSError):  # it costs room and nothing else; no reason to stop a race
-                file.unlink()
+            remove_checkpoint(file)  # what cannot be removed costs room and nothing else; no reason to stop a race
 
 
 def _run(points: list[Point] | None, entry: str, seed: int, status: Status, error: str | None) -> Run:

@@ -1,0 +1,142 @@
+"""How the next token is drawn from logits, and how likely it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fewer.core.errors import FewerError
+
+
+class Drawing:
+    """Draws tokens; each uses up one number of its row, whatever the others do.
+
+    Parameters
+    ----------
+    temperature : float or callable
+        What logits are divided by, by place.
+    top_p : float
+        Draw from the fewest tokens that have this probability together.
+    top_k : int
+        Draw from so many likeliest tokens; 0 for all.
+    draws : torch.Generator, optional
+        None takes the likeliest.
+    rows, room : int
+        For how many rows and tokens.
+
+    Raises
+    ------
+    FewerError
+        If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        temperature: float | Callable[[int], float],
+        top_p: float,
+        top_k: int,
+        draws: torch.Generator | None,
+        rows: int,
+        room: int,
+    ) -> None:
+        if not 0 < top_p <= 1 or top_k < 0:
+            raise FewerError(
+                f"decode: top_p must be in (0, 1] and top_k at least 0; given top_p={top_p}, top_k={top_k}"
+            )
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+        self.numbers: Tensor | None = None
+        if draws is not None:
+            self.numbers = torch.rand(room, rows, generator=draws, device=draws.device, dtype=torch.float64)
+
+    def draw(
+        self, logits: Float[Tensor, "rows vocabulary"], rows: Int[Tensor, " rows"], place: int
+    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+        """Tokens, their log-probabilities at temperature 1 and under what they were drawn from, and entropies at 1.
+
+        Raises
+        ------
+        FewerError
+            If the temperature is not positive, or the model's logits are not numbers.
+        """
+        logits = logits.float()
+        # each pass over all tokens of all rows costs as much as one of the model's smaller layers: there are five
+        most = logits.amax(1, keepdim=True)
+        odds = (logits - most).exp_()
+        whole = odds.sum(1)
+        total = most + whole.log()[:, None]
+        if not bool(total.isfinite().all()):
+            raise FewerError(
+                f"decode: the model's logits are not numbers at token {place}; its weights may have diverged"
+            )
+        entropy = total[:, 0] - torch.linalg.vecdot(odds, logits) / whole
+        if self.numbers is None:
+            tokens = logits.argmax(1)
+            logps = self._of(logits, tokens) - total[:, 0]
+            return tokens, logps, torch.zeros_like(logps), entropy
+        numbers = self.numbers[place].to(rows.device)[rows]
+        temperature = float(self.temperature(place) if callable(self.temperature) else self.temperature)
+        if not 0 < temperature < float("inf"):
+            raise FewerError(
+                f"decode: the temperature of token {place} is {temperature}; give a positive number, or greedy"
+            )
+        if self.top_p == 1 and not self.top_k:
+            if temperature != 1:
+                odds = ((logits - most) / temperature).exp_()
+            tokens = chosen(odds, numbers)
+            logps = self._of(logits, tokens) - total[:, 0]
+            if temperature == 1:
+                return tokens, logps, logps, entropy
+            tempered = (self._of(logits, tokens) - most[:, 0]) / temperature
+            return tokens, logps, tempered - odds.sum(1).log(), entropy
+        kept, places = self._kept(logits / temperature)
+        which = chosen(kept, numbers)
+        tokens = self._of(places, which)
+        behaviour = self._of(kept, which).log() - kept.sum(1).log()
+        return tokens, self._of(logits, tokens) - total[:, 0], behaviour, entropy
+
+    def _kept(
+        self, logits: Float[Tensor, "rows vocabulary"]
+    ) -> tuple[Float[Tensor, "rows some"], Int[Tensor, "rows some"]]:
+        """Probabilities of the likeliest tokens, 0 for those that are not drawn from, and which they are."""
+        most = logits.shape[1]
+        limit = min(self.top_k or most, most)
+        total = logits.logsumexp(1, keepdim=True)
+        # a full sort is rarely needed: few tokens hold nearly all of the probability
+        count = limit if self.top_p == 1 else min(128, limit)
+        while True:
+            values, places = logits.topk(count, dim=1)
+            if self.top_k:
+                total = (
+                    values.logsumexp(1, keepdim=True)
+                    if count == limit
+                    else logits.topk(limit, 1).values.logsumexp(1, True)
+                )
+            odds = (values - total).exp()
+            before = odds.cumsum(1) - odds
+            if count == limit or bool((before[:, -1] >= self.top_p).all()):
+                break
+            count = min(8 * count, limit)
+        if self.top_p < 1:
+            odds = torch.where(before < self.top_p, odds, 0.0)
+        return odds, places
+
+    @staticmethod
+    def _of(values: Tensor, places: Int[Tensor, " rows"]) -> Tensor:
+        return values.gather(1, places[:, None])[:, 0]
+
+
+def chosen(weights: Float[Tensor, "rows values"], numbers: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """Places drawn in proportion to weights, by a number in [0, 1) for each row; never one whose weight is 0.
+
+    Examples
+    --------
+    >>> chosen(torch.tensor([[1.0, 0.0, 3.0]] * 3), torch.tensor([0.0, 0.24, 0.26], dtype=torch.float64)).tolist()
+    [0, 0, 2]
+    """
+    sums = weights.cumsum(1)
+    whole = sums[:, -1]
+    target = torch.minimum((numbers * whole).to(sums.dtype), whole.nextafter(torch.zeros_like(whole)))
+    return torch.searchsorted(sums, target[:, None], right=True)[:, 0]

@@ -1,0 +1,572 @@
+"""Post-training of a language model from rewards that can be verified.
+
+Draw prompts, let the model complete each several times, let the verifier judge, and make likelier what was better than
+expected.  The loop owns the model, the count of rollouts and the order of things; slots decide which prompts come, how long
+completions may be, how they are drawn, what they are worth, which of them are learned from, and how.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from fewer.core.curve import Point
+from fewer.core.errors import Diverged, FewerError
+from fewer.core.ledger import Ledger
+from fewer.core.loop import Loop, State
+from fewer.core.seeding import derive, generator, torch_generator
+from fewer.models.optimisers import AdamW, Constant, Optimiser, Schedule, parameter_groups, set_rate
+from fewer.rollouts.advantages import Advantage, GroupRelative
+from fewer.rollouts.decoding import Sampled, decode, teacher_forced
+from fewer.rollouts.experience import Experience, sequence_mean, token_mean
+from fewer.rollouts.objectives import Clipped, Objective
+from fewer.rollouts.policy import TrainedPolicy
+from fewer.rollouts.problems import Language, Problem, Problems, Verdicts, prompt_tokens, verdicts
+from fewer.tasks.rounds import Rounds
+
+
+class PromptStream(Protocol):
+    """What a curation builds for one run; its state is saved with the run."""
+
+    def draw(self, count: int) -> Int[np.ndarray, " prompts"]:
+        """Places of the next prompts, ``count`` at most and one at least."""
+        ...
+
+    def record(self, places: Int[np.ndarray, " prompts"], correct: Float[np.ndarray, " prompts"]) -> bool:
+        """Hear which share of each prompt's rollouts was right; true if the model shall begin anew."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes while the run goes on."""
+        ...
+
+    def load_state_dict(self, tree: dict[str, Any]) -> None:
+        """Take it up."""
+        ...
+
+
+class Curation(Protocol):
+    """Which prompts are learned from."""
+
+    def build(self, prompts: int, seed: int) -> PromptStream:
+        """For a run with so many prompts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """All prompts in rounds, each round in another order."""
+
+    def build(self, prompts: int, seed: int) -> PromptStream:
+        """Begin."""
+        return UniformStream(Rounds(prompts, generator(seed, "prompts")))
+
+
+class UniformStream:
+    """What :class:`Uniform` builds.
+
+    Parameters
+    ----------
+    rounds : Rounds
+        Deals.
+    """
+
+    def __init__(self, rounds: Rounds) -> None:
+        self.rounds = rounds
+
+    def draw(self, count: int) -> Int[np.ndarray, " prompts"]:
+        """The next of the round."""
+        return self.rounds.draw(count)
+
+    def record(self, places: Int[np.ndarray, " prompts"], correct: Float[np.ndarray, " prompts"]) -> bool:
+        """Nothing is learned from it."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the rounds."""
+        return self.rounds.state_dict()
+
+    def load_state_dict(self, tree: dict[str, Any]) -> None:
+        """Take it up."""
+        self.rounds.load_state_dict(tree)
+
+
+class Lengths(Protocol):
+    """How many tokens a completion may have."""
+
+    def cap(self, step: int, longest: int) -> int:
+        """At a step, from 1 to ``longest``."""
+        ...
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """The same throughout.
+
+    Parameters
+    ----------
+    tokens : int, optional
+        How many; as many as the task allows, by default.
+    """
+
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.tokens < 1:
+            raise FewerError(f"fixed length: tokens must be at least 1; given {self.tokens}")
+
+    def cap(self, step: int, longest: int) -> int:
+        """Always the same."""
+        return longest if self.tokens is None else self.tokens
+
+
+class Sampler(Protocol):
+    """How completions are drawn."""
+
+    @property
+    def top_p(self) -> float:
+        """Smallest share of the probability that is drawn from."""
+        ...
+
+    def temperature(self, step: int) -> float | Callable[[int], float]:
+        """What logits are divided by, of every token or by the token's place in the completion."""
+        ...
+
+    def check(self, longest: int) -> None:
+        """Warn of completions too short for it."""
+        ...
+
+    def old(self, sampled: Sampled) -> Float[Tensor, "rollouts new"]:
+        """Log-probabilities that ratios are taken to."""
+        ...
+
+    def weights(self, sampled: Sampled) -> Float[Tensor, "rollouts new"] | None:
+        """What each token's loss is multiplied by; None for 1."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """From the model's own distribution, or from that at another temperature.
+
+    Parameters
+    ----------
+    tau : float, default 1
+        What logits are divided by.
+    top_p : float, default 1
+        Smallest share of the probability that is drawn from.
+    """
+
+    tau: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.tau > 0 and 0 < self.top_p <= 1):
+            raise FewerError(f"ancestral sampling: tau must be positive and top_p in (0, 1]; given {self}")
+
+    def temperature(self, step: int) -> float:
+        """The same for all."""
+        return self.tau
+
+    def check(self, longest: int) -> None:
+        """None is."""
+
+    def old(self, sampled: Sampled) -> Float[Tensor, "rollouts new"]:
+        """The model's own."""
+        return sampled.logps
+
+    def weights(self, sampled: Sampled) -> None:
+        """All alike."""
+        return None
+
+
+class Shaping(Protocol):
+    """What a completion is worth, from what the verifier said."""
+
+    def __call__(
+        self,
+        rewards: Float[Tensor, "prompts group"],
+        correct: Bool[Tensor, "prompts group"],
+        lengths: Int[Tensor, "..."],
+    ) -> Float[Tensor, "prompts group"]:
+        """Of each rollout; lengths are in tokens, the one that ends it included."""
+        ...
+
+
+class Selector(Protocol):
+    """Which rollouts and tokens are learned from."""
+
+    def __call__(
+        self, advantages: Float[Tensor, "rollouts new"], experience: Experience, progress: float
+    ) -> Bool[Tensor, "rollouts new"]:
+        """Tokens that are kept; rollouts without any cost nothing."""
+        ...
+
+
+@dataclass
+class PostTrainingState(State):
+    """The model, its optimiser, which prompts come next, and what is drawn."""
+
+    saved: ClassVar[tuple[str, ...]] = ("network", "optimiser", "stream", "draws", "step", "after")
+
+    task: Problems = field(kw_only=True)
+    language: Language = field(kw_only=True)
+    network: nn.Module = field(kw_only=True)
+    optimiser: torch.optim.Optimizer = field(kw_only=True)
+    training: list[Problem] = field(kw_only=True)
+    held_out: list[Problem] = field(kw_only=True)
+    stream: PromptStream = field(kw_only=True)
+    draws: torch.Generator = field(kw_only=True)
+    step: int = field(default=0, kw_only=True)
+    after: int = field(default=0, kw_only=True)
+
+
+class Adapter(Protocol):
+    """Something that is built into a frozen model and learns in its place."""
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Build it in; its parameters alone want gradients."""
+        ...
+
+
+@dataclass(frozen=True)
+class PostTraining(Loop[Problems, PostTrainingState]):
+    """Learn from verified rollouts; with its defaults, GRPO.
+
+    Parameters
+    ----------
+    curation : Curation, default Uniform()
+        Which prompts come.
+    lengths : Lengths, default FixedLength()
+        How long completions may be while learning.
+    sampler : Sampler, default Ancestral()
+        How they are drawn while learning.
+    shaping : Shaping, optional
+        What they are worth; what the verifier says, by default.
+    advantage : Advantage, default GroupRelative()
+        How much better than expected that is.
+    selector : Selector, optional
+        What is learned from; everything, by default.
+    objective : Objective, default Clipped()
+        What is made small.
+    adapter : Adapter, optional
+        What learns in place of the model's own parameters.
+    optimiser : Optimiser, default AdamW(lr=3e-4, weight_decay=0)
+        How parameters move; rates near 1e-6 are usual for models of billions of parameters.
+    schedule : Schedule, default Constant()
+        Learning rate over the run.
+    aggregate : {"tokens", "sequences"}
+        Whether losses are averaged over all tokens at once, or over each completion first.
+    prompts, group : int, default 32 and 8
+        Prompts a step, and rollouts of each.
+    epochs, parts : int, default 1 and 1
+        How often a step's rollouts are gone through, and in how many updates each time.
+    clip : float, default 1
+        Largest norm of the gradient; 0 for none.
+    rows : int, default 0
+        Rollouts that gradients are computed for at once, 0 for all: fewer need less memory.
+    asked : int, default 256
+        Held-out problems at each point of the curve, at most.
+    points : int, default 5
+        How many points the curve has.
+    """
+
+    unit: ClassVar[str] = "rollouts"
+    accepts: ClassVar[type[Problems]] = Problems
+
+    curation: Curation = field(default_factory=Uniform)
+    lengths: Lengths = field(default_factory=FixedLength)
+    sampler: Sampler = field(default_factory=Ancestral)
+    shaping: Shaping | None = None
+    advantage: Advantage = field(default_factory=GroupRelative)
+    selector: Selector | None = None
+    objective: Objective = field(default_factory=Clipped)
+    adapter: Adapter | None = None
+    optimiser: Optimiser = field(default_factory=lambda: AdamW(lr=3e-4, weight_decay=0.0))
+    schedule: Schedule = field(default_factory=Constant)
+    aggregate: Literal["tokens", "sequences"] = "tokens"
+    prompts: int = 32
+    group: int = 8
+    epochs: int = 1
+    parts: int = 1
+    clip: float = 1.0
+    rows: int = 0
+    asked: int = 256
+    points: int = 5
+
+    def __post_init__(self) -> None:
+        if min(self.prompts, self.group, self.epochs, self.parts, self.asked, self.points) < 1:
+            raise FewerError(
+                f"post-training: prompts, group, epochs, parts, asked and points must be at least 1; given {self}"
+            )
+        if self.clip < 0 or self.rows < 0 or self.aggregate not in ("tokens", "sequences"):
+            raise FewerError(
+                f"post-training: clip and rows must be at least 0, and aggregate tokens or sequences; given {self}"
+            )
+        self.advantage.check(self.group)
+
+    @property
+    def of_prompt(self) -> int:
+        """Rollouts that one prompt costs."""
+        return self.group + self.advantage.greedy
+
+    def least(self, task: Problems) -> int:
+        """One prompt."""
+        return self.of_prompt
+
+    def start(self, task: Problems, budget: int, seed: int) -> PostTrainingState:
+        """Find the model and the problems."""
+        where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        language = task.language(seed)
+        training, held_out = list(task.training(seed)), list(task.held_out(seed))[: self.asked]
+        if not training or not held_out:
+            raise FewerError(f"{task.name} has {len(training)} problems to learn from and {len(held_out)} held out")
+        self.sampler.check(task.longest)
+        network = self._network(language, seed).to(where)
+        return PostTrainingState(
+            budget,
+            seed,
+            Ledger({"rollouts": 1.0}),
+            task=task,
+            language=replace(language, network=language.network.to(where).eval().requires_grad_(False)),
+            network=network,
+            optimiser=self._optimiser(network),
+            training=training,
+            held_out=held_out,
+            stream=self.curation.build(len(training), seed),
+            draws=torch_generator(seed, "rollouts"),
+        )
+
+    def _network(self, language: Language, seed: int) -> nn.Module:
+        network = copy.deepcopy(language.network).requires_grad_(True)
+        if self.adapter is not None:
+            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+                torch.manual_seed(derive(seed, "weights"))
+                network = self.adapter.attach(network.requires_grad_(False))
+        return network.eval()  # drawing and learning see one and the same model: no dropout
+
+    def _optimiser(self, network: nn.Module) -> torch.optim.Optimizer:
+        groups = parameter_groups(network)
+        return self.optimiser.make(
+            [{**group, "params": [each for each in group["params"] if each.requires_grad]} for group in groups]
+        )
+
+    def advance(self, state: PostTrainingState) -> Point:
+        """Learn until the next point, then let held-out problems be solved."""
+        until = -(-state.budget * (state.points + 1) // self.points)
+        until = min(max(until, state.ledger.spent + 1), state.budget)
+        reports: list[dict[str, float]] = []
+        while state.ledger.spent < until and not state.exhausted:
+            reports.append(self.learn_once(state))
+            state.exhausted = state.budget - state.ledger.spent < self.of_prompt
+        score, measured = evaluate(
+            state.task, replace(state.language, network=state.network), state.held_out, state.seed
+        )
+        for name in dict.fromkeys(name for each in reports for name in each):
+            measured[name] = float(np.mean([each[name] for each in reports if name in each]))
+        counts = ("tokens", "gradient_tokens", "updates", "dead_groups", "truncated", "verifier_failures")
+        measured |= {name.replace("_", " "): state.ledger[name] for name in counts}
+        return Point(state.ledger.spent, score, measured)
+
+    def result(self, state: PostTrainingState) -> TrainedPolicy:
+        """The model as it is now."""
+        return TrainedPolicy(replace(state.language, network=state.network), state.task.longest)
+
+    def receive(self, state: PostTrainingState, artefact: Any) -> None:
+        """Begin from the model that an earlier stage trained."""
+        if not isinstance(artefact, TrainedPolicy):
+            raise FewerError(f"post-training begins from a trained policy; {type(artefact).__name__} was given")
+        state.network.load_state_dict(artefact.language.network.state_dict())
+
+    # --- one step -------------------------------------------------------------------------------------------------
+
+    def learn_once(self, state: PostTrainingState) -> dict[str, float]:
+        """One step: explore, judge, and learn from it."""
+        progress = (state.ledger.spent - state.after) / (state.budget - state.after)
+        set_rate(state.optimiser, self.schedule.factor(progress))
+        began = time.perf_counter()
+        experience = self.explore(state)
+        seconds = time.perf_counter() - began
+        rewards = experience.rewards.float()
+        if self.shaping is not None:
+            rewards = self.shaping(rewards, experience.correct, experience.lengths)
+        advantages = self.advantage(rewards, experience)
+        if advantages.shape == rewards.shape:
+            advantages = advantages.reshape(-1, 1).expand(experience.mask.shape)
+        keep = experience.mask
+        if self.selector is not None:
+            keep = keep & self.selector(advantages, experience, progress)
+        report = self.learn_from(state, experience, advantages, keep)
+        sampled = experience.sampled
+        state.step += 1
+        if state.stream.record(experience.places.numpy(), experience.correct.double().mean(1).numpy()):
+            self._begin_anew(state)
+        return report | {
+            "reward": float(experience.rewards.mean()),
+            "accuracy while learning": float(experience.correct.double().mean()),
+            "length": float(experience.lengths.double().mean()),
+            "entropy": float(token_mean(sampled.entropy, sampled.mask)),
+            "cap": float(experience.cap),
+            "tokens per second": float(sampled.mask.sum()) / max(seconds, 1e-9),
+        }
+
+    def explore(self, state: PostTrainingState) -> Experience:
+        """Draw prompts and let the model complete them; counts what that costs."""
+        most = min(self.prompts, (state.budget - state.ledger.spent) // self.of_prompt)
+        places = state.stream.draw(most)
+        problems = [state.training[place] for place in places]
+        cap = self.lengths.cap(state.step, state.task.longest)
+        if not 1 <= cap <= state.task.longest:
+            raise FewerError(
+                f"the length schedule gave {cap} tokens at step {state.step}; {state.task.name} allows 1 to {state.task.longest}"
+            )
+        language = replace(state.language, network=state.network)
+        prompts = [prompt_tokens(language, problem, state.task.longest) for problem in problems]
+        options = {"new": cap, "end": language.end, "pad": language.pad}
+        sampled = decode(
+            state.network,
+            prompts,
+            temperature=self.sampler.temperature(state.step),
+            top_p=self.sampler.top_p,
+            draws=state.draws,
+            group=self.group,
+            **options,
+        )
+        shape = (len(problems), self.group)
+        found = judged(state.task, language, [each for each in problems for _ in range(self.group)], sampled)
+        greedy = reference = None
+        if self.advantage.greedy:
+            best = decode(state.network, prompts, greedy=True, draws=None, **options)
+            greedy = torch.from_numpy(judged(state.task, language, problems, best).rewards).float()
+            state.ledger.add("tokens", float(best.mask.sum()))
+        if self.advantage.reference or self.objective.reference:
+            with torch.no_grad():
+                reference = self._logps(state.language.network, sampled)
+        experience = Experience(
+            sampled,
+            problems,
+            torch.from_numpy(places),
+            torch.from_numpy(found.rewards).view(shape),
+            torch.from_numpy(found.correct).view(shape),
+            cap,
+            greedy,
+            reference,
+        )
+        ledger = state.ledger
+        ledger.add("rollouts", len(places) * self.of_prompt)
+        ledger.add("tokens", float(sampled.mask.sum()))
+        ledger.add("truncated", float((~sampled.finished).sum()))
+        ledger.add("dead_groups", float((experience.rewards == experience.rewards[:, :1]).all(1).sum()))
+        ledger.add("verifier_failures", found.failures)
+        return experience
+
+    def learn_from(
+        self,
+        state: PostTrainingState,
+        experience: Experience,
+        advantages: Float[Tensor, "rollouts new"],
+        keep: Bool[Tensor, "rollouts new"],
+    ) -> dict[str, float]:
+        """Go through the kept tokens of a step."""
+        sampled = experience.sampled
+        old, weights = self.sampler.old(sampled), self.sampler.weights(sampled)
+        reports: list[dict[str, float]] = []
+        kept = torch.nonzero(keep.any(1))[:, 0]
+        # a step without anything to learn from moves nothing, not even by momentum
+        if not bool((advantages * keep).any()):
+            return {}
+        for _ in range(self.epochs):
+            order = kept[torch.randperm(len(kept), generator=state.draws)] if self.parts > 1 else kept
+            for rows in order.tensor_split(min(self.parts, len(order))):
+                reports.append(self._update(state, experience, rows, old, weights, advantages, keep))
+        return {name: float(np.mean([each[name] for each in reports])) for name in reports[0]}
+
+    def _update(
+        self,
+        state: PostTrainingState,
+        experience: Experience,
+        rows: Int[Tensor, " rows"],
+        old: Float[Tensor, "rollouts new"],
+        weights: Float[Tensor, "rollouts new"] | None,
+        advantages: Float[Tensor, "rollouts new"],
+        keep: Bool[Tensor, "rollouts new"],
+    ) -> dict[str, float]:
+        mean = {"tokens": token_mean, "sequences": sequence_mean}[self.aggregate]
+        sampled, mask = experience.sampled.select(rows), keep[rows]
+        chunks = rows.new_tensor(range(len(rows))).split(self.rows or len(rows))
+        objective, noted = self.objective, {}
+        if objective.fits:
+            with torch.no_grad():
+                logps = torch.cat([teacher_forced(state.network, sampled.select(chunk)) for chunk in chunks])
+            objective, noted = objective.fitted(logps, old[rows], advantages[rows], mask)
+        state.optimiser.zero_grad(set_to_none=True)
+        whole = mask.sum() if self.aggregate == "tokens" else mask.any(1).sum()
+        total = 0.0
+        for chunk in chunks:
+            here = rows[chunk]
+            logps = teacher_forced(state.network, sampled.select(chunk))
+            reference = None if experience.reference is None else experience.reference[here]
+            losses = objective.losses(logps, old[here], advantages[here], reference)
+            if weights is not None:
+                losses = losses * weights[here]
+            count = mask[chunk].sum() if self.aggregate == "tokens" else mask[chunk].any(1).sum()
+            loss = mean(losses, mask[chunk]) * count / whole
+            loss.backward()
+            total += float(loss.detach())
+        if not np.isfinite(total):
+            raise Diverged(f"the loss became {total} at step {state.step}; lower the learning rate")
+        moving = [each for group in state.optimiser.param_groups for each in group["params"]]
+        norm = nn.utils.clip_grad_norm_(moving, self.clip or float("inf"))
+        state.optimiser.step()
+        state.ledger.add("gradient_tokens", float(mask.sum()))
+        state.ledger.add("updates")
+        return noted | {"loss": total, "gradient norm": float(norm)}
+
+    def _logps(self, network: nn.Module, sampled: Sampled) -> Float[Tensor, "rollouts new"]:
+        rows = torch.arange(len(sampled.mask), device=sampled.mask.device)
+        return torch.cat([teacher_forced(network, sampled.select(each)) for each in rows.split(self.rows or len(rows))])
+
+    def _begin_anew(self, state: PostTrainingState) -> None:
+        """The first model and a fresh optimiser; what was spent stays spent."""
+        state.network.load_state_dict(self._network(state.language, state.seed).state_dict())
+        state.optimiser = self._optimiser(state.network)
+        state.step, state.after = 0, state.ledger.spent
+
+
+def judged(task: Problems, language: Language, problems: list[Problem], sampled: Sampled) -> Verdicts:
+    """Verify what was sampled."""
+    texts = [language.decode([token for token in row if token not in language.end]) for row in sampled.completions()]
+    return verdicts(task, problems, texts)
+
+
+@torch.inference_mode()
+def evaluate(task: Problems, language: Language, problems: list[Problem], seed: int) -> tuple[float, dict[str, float]]:
+    """Share of problems solved by one completion at temperature 1, and beside it by the greedy one.
+
+    Parameters
+    ----------
+    task : Problems
+        Verifies.
+    language : Language
+        The model.
+    problems : list of Problem
+        Each is tried once.
+    seed : int
+        Of what is drawn; the same at each point.
+    """
+    prompts = [prompt_tokens(language, problem, task.longest) for problem in problems]
+    draws = torch_generator(seed, "held out")
+    options: dict[str, Any] = {"new": task.longest, "end": language.end, "pad": language.pad}
+    sampled = decode(language.network, prompts, draws=draws, **options)
+    greedy = decode(language.network, prompts, greedy=True, draws=None, **options)
+    once, best = (judged(task, language, problems, each).correct.mean() for each in (sampled, greedy))
+    length = float(sampled.mask.sum(1).double().mean())
+    return float(once), {"greedy accuracy": float(best), "held-out length": length}

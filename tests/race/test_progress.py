@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from fewer.core.curve import Curve, Point
+from fewer.race.outcome import Run
+from fewer.race.progress import Progress, RunProgress, speed
+
+
+def curve(*triples):
+    return Curve(tuple(Point(spent, score, {"seconds": seconds}) for spent, score, seconds in triples))
+
+
+def drawn(progress, console):
+    console.print(progress._draw())
+    return console.file.getvalue()
+
+
+def console(terminal=True):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
+
+
+def test_speed_is_that_of_the_last_stretch():
+    assert speed(curve((10, 0, 4.0))) == 2.5
+    assert speed(curve((10, 0, 4.0), (40, 0, 10.0))) == 5.0
+    assert speed(Curve.of([(10, 0.5), (20, 0.6)])) is None
+
+
+def test_the_table_says_speed_and_time_left_of_runs_that_run():
+    out = console()
+    progress = Progress(out, budget=1000)
+    progress(None, Run("sac", 0, "running", curve=curve((100, 1.0, 10.0), (200, 2.0, 15.0))))
+    progress(None, Run("td3", 0, "waiting"))
+    progress(None, Run("rlpd", 0, "done", curve=curve((1000, 1.0, 10.0))))
+    lines = {line.split()[0]: line.split() for line in drawn(progress, out).splitlines() if line.strip()}
+    # 100 samples in 5 s, 800 to go
+    assert lines["sac"][-4:] == ["200", "20", "0:40", "2"]
+    assert lines["rlpd"][-2:] == ["1000", "1"]
+    assert lines["td3"][-1] == "0"
+    assert "per second" in out.file.getvalue()
+
+
+def test_without_a_terminal_a_line_for_each_point():
+    out = console(terminal=False)
+    with RunProgress(out, 400, "environment steps", lambda: 0) as progress:
+        progress(curve((100, -3.25, 10.0)))
+        progress(curve((100, -3.25, 10.0), (200, -1.0, 15.0)))
+        progress(Curve.of([(400, 0.5)]))
+    assert out.file.getvalue().splitlines() == [
+        "100 of 400 environment steps, 10 a second, 0:30 left: score -3.25",
+        "200 of 400 environment steps, 20 a second, 0:10 left: score -1",
+        "400 of 400 environment steps: score 0.5",
+    ]
+
+
+def test_the_bar_looks_at_the_run_itself():
+    spent, out = [0], console()
+    with RunProgress(out, 400, "environment steps", lambda: spent[0]) as progress:
+        spent[0] = 300
+        progress(curve((200, -1.0, 15.0)))
+        bar = progress._bar
+        list(bar.get_renderables())
+        assert bar.tasks[0].completed == 300
+        spent[0] = 500  # never beyond its end
+        list(bar.get_renderables())
+        assert bar.tasks[0].completed == 400
+    said = out.file.getvalue()
+    assert "score -1" in said
+    assert "environment steps" in said
+    assert bar.live.is_started is False
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_a_run_that_is_over_has_no_time_left(status):
+    out = console()
+    progress = Progress(out, budget=1000)
+    progress(None, Run("sac", 0, status, curve=curve((100, 1.0, 10.0)), error="no"))
+    assert "0:" not in drawn(progress, out).splitlines()[1]

@@ -1,0 +1,349 @@
+"""The post-training loop: what it counts, what it learns from, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+
+from fewer.core.errors import Diverged, FewerError
+from fewer.core.loop import Stage, Stages
+from fewer.models.causal_lm import CausalLM
+from fewer.models.optimisers import AdamW
+from fewer.rollouts.advantages import GroupRelative, group_relative
+from fewer.rollouts.bapo import BAPO
+from fewer.rollouts.baselines import clip_higher, grpo, reinforce, rloo
+from fewer.rollouts.characters import Characters
+from fewer.rollouts.d3s import D3S
+from fewer.rollouts.ead import AnnealedTemperature
+from fewer.rollouts.experience import sequence_mean, token_mean
+from fewer.rollouts.grpo_lambda import GRPOLambda
+from fewer.rollouts.limr import LIMR
+from fewer.rollouts.loop import Ancestral, PostTraining
+from fewer.rollouts.objectives import Clipped, clipped_surrogate
+from fewer.rollouts.problems import Problem, Problems, prompt_tokens
+from fewer.rollouts.remax import ReMax
+from fewer.rollouts.siri import SIRI
+
+LETTERS = Characters("ab.", end=".", pad=".")
+
+
+@dataclass(frozen=True)
+class SayA(Problems):
+    """Prompts of a few letters; a completion is right if it begins with the prompt's last letter."""
+
+    name: str = "say-a"  # pyright: ignore[reportIncompatibleVariableOverride]
+    longest: int = 4
+    count: int = 12
+    asked: list[str] = field(default_factory=list, compare=False, repr=False)
+
+    def fingerprint(self):
+        return f"say-a {self.longest} {self.count}"
+
+    def language(self, seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return LETTERS.language(CausalLM(width=16, layers=1, heads=2).build(3))
+
+    def training(self, seed):
+        rng = np.random.default_rng(seed)
+        words = ["".join(rng.choice(list("ab"), 3)) for _ in range(self.count)]
+        return [Problem(word, word[-1]) for word in words]
+
+    def held_out(self, seed):
+        return self.training(seed + 1)
+
+    def verify(self, completion, problem):
+        self.asked.append(completion)
+        return float(completion[:1] == problem.answer)
+
+
+SMALL = {"prompts": 4, "group": 4, "points": 2, "optimiser": AdamW(lr=0.02, weight_decay=0.0)}
+
+
+def test_it_learns():
+    learned = PostTraining(**SMALL, clip=0.0).learn(SayA(), 16 * 60)
+    assert learned.curve.points[-1].score > 0.9
+    assert learned.result.complete(["aab", "bba"])[0][0] == "b"
+
+
+@pytest.mark.parametrize(
+    "filling",
+    [
+        grpo(kl=0.1),
+        clip_higher(),
+        rloo(),
+        reinforce(centred=True),
+        ReMax(beta=0.01, gamma=0.99),
+        BAPO(),
+        SIRI(least=2, cycle=4),
+        GRPOLambda(),
+        {"selector": D3S()},
+        {"sampler": AnnealedTemperature(d0=2.0, hold=0, correction="tis")},
+        {"sampler": AnnealedTemperature(d0=2.0, hold=0, correction="tempered-old"), "selector": D3S()},
+        {**BAPO(), "sampler": AnnealedTemperature(d0=2.0, hold=0), "selector": D3S()},
+        {**SIRI(least=2, cycle=4), "objective": BAPO()["objective"], "epochs": 2, "parts": 2},
+        {**GRPOLambda(), "selector": D3S()},
+        {**BAPO(), "curation": LIMR(epochs=2, most=3)},
+    ],
+)
+def test_every_filling_and_composition_runs_and_goes_on_to_the_bit(filling, tmp_path):
+    loop = PostTraining(**{**SMALL, "points": 3, **filling})
+    budget = loop.of_prompt * 4 * 7
+    whole = list(loop.run(SayA(), budget, seed=3))
+    assert whole[-1].spent == budget
+    assert all(np.isfinite(each.score) for each in whole)
+    file = tmp_path / "run.safetensors"
+    first = loop.run(SayA(), budget, seed=3, checkpoint=file)
+    next(first)
+    first.close()
+    again = list(loop.run(SayA(), budget, seed=3, checkpoint=file))
+    changing = ("seconds", "tokens per second")
+    for one, other in zip(whole, again, strict=True):
+        assert (one.spent, one.score) == (other.spent, other.score)
+        assert {k: v for k, v in one.extras.items() if k not in changing} == {
+            k: v for k, v in other.extras.items() if k not in changing
+        }
+
+
+def test_rollouts_tokens_and_dead_groups_are_counted():
+    task = SayA()
+    loop = PostTraining(**{**SMALL, "points": 1}, asked=3)
+    state = loop.start(task, 40, seed=0)
+    task.asked.clear()
+    experience = loop.explore(state)
+    assert len(task.asked) == 16
+    assert state.ledger.spent == 16
+    assert state.ledger["tokens"] == int(experience.mask.sum()) == int(experience.lengths.sum())
+    assert state.ledger["truncated"] == int((~experience.finished).sum())
+    assert state.ledger["dead_groups"] == sum(len(set(row)) == 1 for row in experience.rewards.tolist())
+    loop.advance(state)  # what is left is not enough for four prompts
+    assert state.ledger.spent == 40
+
+
+def test_what_is_left_of_the_budget_and_too_little_for_a_prompt_stays():
+    learned = PostTraining(**SMALL).learn(SayA(), 37)
+    assert learned.ledger.spent == 36
+    greedy = PostTraining(**{**SMALL, **ReMax()}).learn(SayA(), 43)
+    assert greedy.ledger.spent == 40  # five for each prompt
+    with pytest.raises(FewerError, match="a budget of 4 rollouts is below the first round, which takes 5"):
+        PostTraining(**{**SMALL, **ReMax()}).learn(SayA(), 4)
+
+
+def of_one_step(loop, seed=0, task=None):
+    state = loop.start(task or SayA(), 10**6, seed)
+    before = copy.deepcopy(state.network.state_dict())
+    experience = loop.explore(state)
+    return state, experience, before
+
+
+def test_the_gradient_of_a_step_is_that_of_the_written_down_loss():
+    loop = PostTraining(**SMALL, clip=0.0)
+    state, experience, _ = of_one_step(loop)
+    advantages = group_relative(experience.rewards.float()).reshape(-1, 1).expand(experience.mask.shape)
+    loop.learn_from(state, experience, advantages, experience.mask)
+    found = [each.grad.clone() for each in state.network.parameters()]
+    fresh = loop.start(SayA(), 10**6, 0).network
+    total, count = torch.zeros(()), 0
+    for row, text in enumerate(experience.sampled.completions()):
+        prompt = LETTERS.encode(experience.problems[row // 4].prompt)
+        logits = fresh(torch.tensor([prompt + text]))[0, len(prompt) - 1 : -1]
+        logps = torch.log_softmax(logits, -1).gather(1, torch.tensor(text)[:, None])[:, 0]
+        ratio = (logps - logps.detach()).exp()
+        total = total - clipped_surrogate(ratio, advantages[row, : len(text)], 0.8, 1.2).sum()
+        count += len(text)
+    true = torch.autograd.grad(total / count, list(fresh.parameters()))
+    for one, other in zip(found, true, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("aggregate", ["tokens", "sequences"])
+def test_rows_at_once_change_memory_and_nothing_else(aggregate):
+    gradients = []
+    for rows in (0, 3):
+        loop = PostTraining(**SMALL, rows=rows, aggregate=aggregate, objective=Clipped(kl=0.1))
+        state, experience, _ = of_one_step(loop)
+        advantages = group_relative(experience.rewards.float()).reshape(-1, 1).expand(experience.mask.shape)
+        loop.learn_from(state, experience, advantages, experience.mask)
+        gradients.append(torch.cat([each.grad.flatten() for each in state.network.parameters()]))
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_selecting_everything_is_selecting_nothing():
+    plain, selected = (
+        PostTraining(**SMALL, **options).learn(SayA(), 64, seed=2).curve
+        for options in ({}, {"selector": D3S((1.0, 1.0), (1.0, 1.0))})
+    )
+    assert [each.score for each in plain] == [each.score for each in selected]
+    assert [each.extras["loss"] for each in plain] == [each.extras["loss"] for each in selected]
+
+
+def test_rollouts_that_are_not_kept_cost_no_gradient():
+    loop = PostTraining(**SMALL, selector=D3S((0.25, 0.25), (0.5, 0.5)))
+    learned = loop.learn(SayA(), 64)
+    assert 0 < learned.ledger["gradient_tokens"] < 0.3 * learned.ledger["tokens"]
+
+
+def test_a_constant_length_is_the_fixed_one():
+    @dataclass(frozen=True)
+    class Same:
+        def cap(self, step, longest):
+            return longest
+
+    scores = [
+        [each.score for each in PostTraining(**SMALL, **options).learn(SayA(), 64, seed=1).curve]
+        for options in ({}, {"lengths": Same()})
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_completions_are_cut_off_where_the_schedule_says():
+    loop = PostTraining(**{**SMALL, **SIRI(least=1, most=4, cycle=2, shape="stair")})
+    state, experience, _ = of_one_step(loop)
+    assert experience.cap == 1
+    assert experience.mask.shape[1] == 1
+    state.step = 1
+    assert loop.explore(state).cap == 4
+
+
+def test_without_anything_to_tell_apart_nothing_moves():
+    @dataclass(frozen=True)
+    class AllRight(SayA):
+        def verify(self, completion, problem):
+            return 1.0
+
+    loop = PostTraining(**SMALL)
+    state = loop.start(AllRight(), 64, seed=0)
+    before = copy.deepcopy(state.network.state_dict())
+    loop.advance(state)
+    assert state.ledger["dead_groups"] == 8
+    assert state.ledger["updates"] == 0
+    assert all(torch.equal(value, before[name]) for name, value in state.network.state_dict().items())
+
+
+def test_a_verifier_that_fails_costs_its_rollout_and_is_counted():
+    @dataclass(frozen=True)
+    class Fails(SayA):
+        def verify(self, completion, problem):
+            if completion.startswith("b"):
+                raise RuntimeError("b is not for me")
+            return float("nan") if completion == "" else 1.0
+
+    loop = PostTraining(**SMALL)
+    state, experience, _ = of_one_step(loop, task=Fails())
+    texts = [LETTERS.decode(each).rstrip(".") for each in experience.sampled.completions()]
+    bad = [text == "" or text.startswith("b") for text in texts]
+    assert state.ledger["verifier_failures"] == sum(bad) > 0
+    assert experience.rewards.flatten().tolist() == [0.0 if each else 1.0 for each in bad]
+
+
+def test_a_curation_may_let_the_model_begin_anew():
+    loop = PostTraining(**{**SMALL, "points": 1}, curation=LIMR(epochs=2, most=5))
+    state = loop.start(SayA(count=8), 16 * 5, seed=0)
+    first = {name: value.clone() for name, value in state.network.state_dict().items()}
+    for _ in range(3):
+        loop.learn_once(state)
+    assert state.step == 3
+    assert not torch.equal(first["lm_head.weight"], state.network.state_dict()["lm_head.weight"])
+    loop.learn_once(state)  # the second epoch ends
+    assert state.step == 0
+    assert state.after == 64
+    assert not state.optimiser.state
+    assert all(torch.equal(value, first[name]) for name, value in state.network.state_dict().items())
+
+
+def test_the_model_of_the_task_stays_as_it_was():
+    loop = PostTraining(**SMALL, objective=Clipped(kl=0.5))
+    state = loop.start(SayA(), 64, seed=0)
+    before = copy.deepcopy(state.language.network.state_dict())
+    loop.advance(state)
+    assert all(torch.equal(value, before[name]) for name, value in state.language.network.state_dict().items())
+    assert not any(each.requires_grad for each in state.language.network.parameters())
+
+
+def test_an_adapter_learns_in_place_of_the_model(tmp_path):
+    from fewer.adapt.low_rank_adapter import LoRA
+
+    loop = PostTraining(**{**SMALL, "optimiser": AdamW(lr=0.01, weight_decay=0.0)}, adapter=LoRA(rank=2))
+    learned = loop.learn(SayA(), 16 * 60)
+    network = learned.result.language.network
+    moving = [name for name, each in network.named_parameters() if each.requires_grad]
+    assert moving
+    assert all("built_in" in name for name in moving)
+    assert learned.curve.points[-1].score > learned.curve.points[0].score
+
+
+def test_a_second_stage_begins_from_the_first_ones_model():
+    stages = Stages((Stage("one", PostTraining(**SMALL), 0.5), Stage("two", PostTraining(**SMALL), 0.5)))
+    learned = stages.learn(SayA(), 640)
+    assert [point.extras["stage"] for point in learned.curve] == [0, 0, 1, 1]
+    assert learned.curve.points[2].score > 0.6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": 0}, "must be at least 1"),
+        ({"clip": -1.0}, "clip and rows must be at least 0"),
+        ({"aggregate": "rows"}, "aggregate tokens or sequences"),
+        ({"group": 1, "advantage": GroupRelative()}, "group is 1; take 2 or more"),
+    ],
+)
+def test_errors(options, message):
+    with pytest.raises(FewerError, match=message):
+        PostTraining(**options)
+
+
+def test_lengths_out_of_range_and_sampling_that_makes_no_sense():
+    @dataclass(frozen=True)
+    class TooLong:
+        def cap(self, step, longest):
+            return longest + 1
+
+    with pytest.raises(FewerError, match="the length schedule gave 5 tokens at step 0"):
+        PostTraining(**SMALL, lengths=TooLong()).learn(SayA(), 64)
+    with pytest.raises(FewerError, match="tau must be positive"):
+        Ancestral(tau=0.0)
+    with pytest.raises(FewerError, match=r"top_p in \(0, 1\]"):
+        Ancestral(top_p=0.0)
+
+
+def test_prompts_must_have_tokens_and_fit_the_context():
+    language = replace(SayA().language(0), context=6)
+    assert prompt_tokens(language, Problem("ab"), 4) == [0, 1]
+    with pytest.raises(FewerError, match="has 3 tokens; with 4 new ones it does not fit the model's context of 6"):
+        prompt_tokens(language, Problem("aba"), 4)
+    with pytest.raises(FewerError, match="has no tokens"):
+        prompt_tokens(language, Problem(""), 4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    class Broken(Clipped):
+        def losses(self, logps, old, advantages, reference):
+            return super().losses(logps, old, advantages, reference) * float("nan")
+
+    with pytest.raises(Diverged, match="the loss became nan at step 0"):
+        PostTraining(**SMALL, objective=Broken()).learn(SayA(), 64)
+
+
+def test_a_task_without_problems_is_refused():
+    with pytest.raises(FewerError, match="has 0 problems to learn from"):
+        PostTraining(**SMALL).learn(SayA(count=0), 64)
+
+
+def test_means():
+    values, mask = torch.tensor([[1.0, 3.0], [5.0, 0.0]]), torch.tensor([[True, True], [True, False]])
+    assert token_mean(values, mask) == 3
+    assert sequence_mean(values, mask) == 3.5
+
+
+def test_what_is_complete_needs_a_temperature_of_sense():
+    policy = PostTraining(**SMALL).learn(SayA(), 32).result
+    assert policy.complete(["aab"], temperature=1.0, seed=1) == policy.complete(["aab"], temperature=1.0, seed=1)
+    with pytest.raises(FewerError, match="temperature is -1"):
+        policy.complete(["aab"], temperature=-1)
+    with pytest.raises(FewerError, match="no tokenizer of transformers"):
+        policy.save("nowhere")
