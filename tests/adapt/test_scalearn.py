@@ -269,7 +269,6 @@ def test_errors(do, message):
 
 def test_learned_queries_read_a_scaled_vision_transformer():
     from fewer.adapt.vqt import QueryReadout
-
     from fewer.models.vit import VisionTransformer
 
     torch.manual_seed(0)

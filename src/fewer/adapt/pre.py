@@ -58,7 +58,7 @@ def PRE(
     separate : bool, default False
         A network of its own for each vector.
     lr : float, default 0.002
-        Peak learning rate of SGD; small CLIPs want more.
+        Peak learning rate of SGD.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def PRE(
 STEPS = 400
 """Fifty epochs of 256 rows."""
 
-RATES = (0.03, 0.1, 0.3)
+RATES = (0.003, 0.01, 0.03)
 """Of both arms; which one counts for a seed, the other seeds decide."""
 
 
@@ -153,7 +153,10 @@ claim = Claim(
     ],
     note="A CLIP of 24 by 24 pixels, trained for 300 steps on captions of rendered scenes; the classes are the same objects "
     "redrawn, 16 kinds with 16 labels each and 16 others by name, divided anew for each seed. H is the harmonic mean of the "
-    "two accuracies. Each arm is trained at three learning rates; which one counts for a seed, the other seeds decide. Time is "
+    "two accuracies. Each arm is trained at three learning rates; which one counts for a seed, the other seeds decide. With "
+    "rates of 0.03, 0.1 and 0.3, which other seeds showed to be too high, the verdict was the same. Both prompts tell "
+    "new names better than the hand-written one does, so there is little overfitting to cure; and this CLIP's word "
+    "embeddings are smaller than what a fresh network adds to them, so the prompt begins off the hand-written words. Time is "
     "that of a step with a text tower of the published size, images encoded before; in the small tower of the task, where "
     "sixteen texts take milliseconds, the network adds about half a step.",
 )

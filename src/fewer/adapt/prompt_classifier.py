@@ -48,7 +48,7 @@ class PromptClassifier:
     image_conditioned : bool, default False
         CoCoOp, with ``encoder=None``.
     lr : float, default 0.002
-        Peak learning rate of SGD; small CLIPs want more, 0.1 for one.
+        Peak learning rate of SGD.
     epochs, batch : int, default 50 and 32
         Times through the rows; the rate rises in the first.  Rows a step.
     views : int, default 1
