@@ -265,21 +265,3 @@ def wrong(**changed):
 def test_errors(do, message):
     with pytest.raises(FewerError, match=message):
         do()
-
-
-def test_learned_queries_read_a_scaled_vision_transformer():
-    from fewer.adapt.vqt import QueryReadout
-    from fewer.models.vit import VisionTransformer
-
-    torch.manual_seed(0)
-    net = VisionTransformer(
-        img_size=8, patch_size=4, in_chans=1, num_classes=0, embed_dim=WIDTH, depth=LAYERS, num_heads=2
-    )
-    model = ScaLearn("uniform", sources()).attach(net.eval().requires_grad_(False))
-    readout = QueryReadout(model, tokens=2)
-    readout(torch.randn(3, 1, 8, 8)).square().sum().backward()
-    assert readout.queries.grad is not None
-    # the last block's coefficients are seen by the class token alone
-    (readout(torch.randn(3, 1, 8, 8)) * torch.randn(readout.width)).sum().backward()
-    assert all(bool(each.grad.any()) for each in omegas(model))
-    assert trainable(readout) == readout.queries.numel() + 3 * LAYERS

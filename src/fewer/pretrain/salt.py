@@ -304,8 +304,8 @@ claim = (
         note="2,000 clips of 8 by 24 by 24 pixels and 400 steps of 32, where the paper has 3.6 million clips and 240,000 steps. "
         "One learning rate, 3e-3, for all three; no other was tried for any of them. Probes are at 0.197 (salt), 0.200 (v-jepa), "
         "0.179 (v-pixel) and 0.164 (untrained): too near to one another for three seeds. Operations are counted over 4 steps of "
-        "each stage, whose sizes of masks are drawn apart for each entry, so the ratio of 1.16 is probably the draw's: a stage of "
-        "pixels has no teacher to ask.",
+        "each stage, whose sizes of masks are drawn apart for each entry, so the ratio of 1.16 is probably the draw's: a stage "
+        "of pixels has no teacher to ask.",
     ),
     Claim(
         says="A student of a frozen teacher does not collapse, though nothing is averaged and no variance asked for, and its "
@@ -317,8 +317,8 @@ claim = (
             lower("least spread", "its own teacher", than=0.1),
             lower("rank correlation", "salt", than=-0.7),
         ],
-        note="200 steps. The student that is its own teacher keeps 0.57 to 0.67 of its spread and does not collapse, so nothing is "
-        "shown about what a frozen teacher prevents; salt keeps 0.50 to 0.54. Longer runs and other learning rates were not "
-        "tried. Rank correlations of six points are -0.87, -0.46 and -0.93.",
+        note="200 steps. The student that is its own teacher keeps 0.57 to 0.67 of its spread and does not collapse, so "
+        "nothing is shown about what a frozen teacher prevents; salt keeps 0.50 to 0.54. Longer runs and other learning rates "
+        "were not tried. Rank correlations of six points are -0.87, -0.46 and -0.93.",
     ),
 )
