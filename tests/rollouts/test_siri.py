@@ -50,8 +50,9 @@ def test_lengths_stay_between_the_bounds_and_repeat(shape, cycle, step, least, m
     assert lengths.cap(step + cycle, least + more) == cap
 
 
-def test_without_most_it_is_the_tasks():
+def test_without_most_it_is_the_tasks_and_without_least_half_of_that():
     assert InterleavedCompression(10).cap(0, 77) == 77
+    assert [InterleavedCompression(cycle=4).cap(step, 30) for step in range(5)] == [30, 22, 15, 22, 30]
 
 
 @pytest.mark.parametrize(

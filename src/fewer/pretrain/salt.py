@@ -253,10 +253,11 @@ def operations(filling: Mapping[str, Any], steps: int, tiny: bool = False) -> fl
     total = 0.0
     for count, begin in ((first, 0), (steps - first, first)):
         if count:
-            # sizes of masks are drawn: several steps in the mean
+            # sizes of masks are drawn: several steps in the mean, with the same draws for each entry and stage
             state.ledger.counts["rows_seen"] = begin * BATCH
+            state.draws.manual_seed(0)
             with FlopCounterMode(display=False) as counter:
-                for _ in range(counted := 1 if tiny else min(count, 4)):
+                for _ in range(counted := 1 if tiny else min(count, 12)):
                     loop._step(state)
             total += count * counter.get_total_flops() / counted
     return total
@@ -303,9 +304,8 @@ claim = (
         ],
         note="2,000 clips of 8 by 24 by 24 pixels and 400 steps of 32, where the paper has 3.6 million clips and 240,000 steps. "
         "One learning rate, 3e-3, for all three; no other was tried for any of them. Probes are at 0.197 (salt), 0.200 (v-jepa), "
-        "0.179 (v-pixel) and 0.164 (untrained): too near to one another for three seeds. Operations are counted over 4 steps of "
-        "each stage, whose sizes of masks are drawn apart for each entry, so the ratio of 1.16 is probably the draw's: a stage "
-        "of pixels has no teacher to ask.",
+        "0.179 (v-pixel) and 0.164 (untrained): too near to one another for three seeds. Operations are counted over 12 steps "
+        "of each stage, on the same draws of masks.",
     ),
     Claim(
         says="A student of a frozen teacher does not collapse, though nothing is averaged and no variance asked for, and its "

@@ -33,8 +33,8 @@ class InterleavedCompression:
 
     Parameters
     ----------
-    least : int
-        Tokens at the end of a compression.
+    least : int, optional
+        Tokens at the end of a compression; by default half of the most, as published.
     most : int, optional
         Tokens at the end of an expansion; by default as many as the task allows.
     cycle : int, default 640
@@ -54,13 +54,13 @@ class InterleavedCompression:
     [30, 27, 20, 13, 10, 13, 20, 27, 30]
     """
 
-    least: int
+    least: int | None = None
     most: int | None = None
     cycle: int = 640
     shape: Literal["cosine", "stair", "stair-cosine"] = "cosine"
 
     def __post_init__(self) -> None:
-        if self.least < 1 or (self.most is not None and self.least >= self.most):
+        if self.least is not None and (self.least < 1 or (self.most is not None and self.least >= self.most)):
             raise FewerError(
                 f"siri: least must be at least 1 and below most; given least={self.least}, most={self.most}"
             )
@@ -78,12 +78,13 @@ class InterleavedCompression:
             If the task allows fewer than ``least`` and one, or fewer than ``most``.
         """
         most = longest if self.most is None else self.most
-        if not self.least < most <= longest:
+        least = most // 2 if self.least is None else self.least
+        if not 1 <= least < most <= longest:
             raise FewerError(
-                f"siri: from {self.least} to {most} tokens were asked for, and the task allows {longest}; lower them, or let "
+                f"siri: from {least} to {most} tokens were asked for, and the task allows {longest}; lower them, or let "
                 "the task have longer completions"
             )
-        return round(self.least + (most - self.least) * self.share(step))
+        return round(least + (most - least) * self.share(step))
 
     def share(self, step: int) -> float:
         """How far it is expanded, from 0 to 1."""
@@ -101,7 +102,7 @@ class InterleavedCompression:
 
 
 def SIRI(
-    least: int,
+    least: int | None = None,
     most: int | None = None,
     cycle: int = 640,
     shape: Literal["cosine", "stair", "stair-cosine"] = "cosine",
@@ -110,8 +111,8 @@ def SIRI(
 
     Parameters
     ----------
-    least, most : int
-        Fewest and most tokens; by default the most are those that the task allows.
+    least, most : int, optional
+        Fewest and most tokens; by default half of the most, and those that the task allows.
     cycle : int, default 640
         Steps of a cycle.
     shape : {"cosine", "stair", "stair-cosine"}
