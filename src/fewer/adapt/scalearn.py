@@ -244,7 +244,8 @@ RATES: dict[str, float] = {
     "mean": 0.02,
     "softmax": 0.02,
 }
-"""Of what is built in and of the head, from a small grid on seed 100; AdapterFusion gets two, and counts by the better."""
+"""Of what is built in and of the head: for some of them the better of two on seed 100, for the others that of the nearest kind;
+AdapterFusion gets two, and counts by the better."""
 
 
 def _arms() -> dict[str, dict[str, Any]]:

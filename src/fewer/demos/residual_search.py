@@ -45,7 +45,7 @@ class ResidualSearch:
     Examples
     --------
     >>> plan, right = torch.zeros(1, 8, 2), lambda plans: plans[..., 0].sum(-1)
-    >>> found = ResidualSearch(samples=64, elites=8, max_std=0.2).best(plan, right, torch.Generator().manual_seed(0))
+    >>> found = ResidualSearch(max_std=0.2).best(plan, right, torch.Generator().manual_seed(0))
     >>> bool(found[..., 0].mean() > 0.1), float(found.abs().max()) <= 0.2 + 1e-6
     (True, True)
     """
