@@ -132,6 +132,7 @@ def test_files_that_cannot_be_read(tmp_path, text, message):
         ({"problems": [Problem("a", "b")]}, "1 problems were given"),
         ({"problems": "nowhere.jsonl"}, "cannot read nowhere.jsonl"),
         ({"verify": "exakt"}, "there is no verifier 'exakt'"),
+        ({}, "no language model at model; give a folder"),
     ],
 )
 def test_errors(options, message):

@@ -151,3 +151,13 @@ def test_its_state_goes_on_where_it_was(steps):
         (one, anew), (two, again) = answer(first, solved), answer(other, solved)
         assert one.tolist() == two.tolist()
         assert anew == again
+
+
+def test_a_budget_that_the_first_run_uses_up_is_refused():
+    from fewer.rollouts.chain_sums import ChainSums
+    from fewer.rollouts.loop import PostTraining
+
+    loop = PostTraining(curation=LearningImpact(epochs=3), group=2, prompts=2)
+    with pytest.raises(FewerError, match="of 10 prompts takes 62 rollouts, and 61 may be spent"):
+        loop.start(ChainSums(rows=10, steps=2), 61, seed=0)
+    assert loop.start(ChainSums(rows=10, steps=2), 62, seed=0).ledger.spent == 0

@@ -347,3 +347,30 @@ def test_what_is_complete_needs_a_temperature_of_sense():
         policy.complete(["aab"], temperature=-1)
     with pytest.raises(FewerError, match="no tokenizer of transformers"):
         policy.save("nowhere")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: 9 bytes")],
+)
+def test_where_memory_runs_out_it_is_said_what_to_lower(error, monkeypatch):
+    def out_of_memory(*args, **options):
+        raise error
+
+    monkeypatch.setattr("fewer.rollouts.loop.teacher_forced", out_of_memory)
+    with pytest.raises(FewerError, match="memory ran out; set rows to fewer rollouts at once"):
+        PostTraining(**SMALL).learn(SayA(), 64)
+
+
+def test_other_errors_stay_what_they_are(monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr("fewer.rollouts.loop.teacher_forced", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        PostTraining(**SMALL).learn(SayA(), 64)
+
+
+def test_lengths_that_a_task_does_not_allow_are_refused_before_anything_starts():
+    with pytest.raises(FewerError, match="from 9 to 4 tokens were asked for"):
+        PostTraining(**{**SMALL, **SIRI(least=9)}).check(SayA(), 64)

@@ -10,7 +10,7 @@ import torch
 from fewer.core.errors import FewerError
 from fewer.rollouts.experience import token_mean
 from fewer.rollouts.objectives import PolicyGradient
-from fewer.rollouts.remax import GreedyBaseline, ReMax, discounts
+from fewer.rollouts.remax import GreedyBaseline, ReMax, ScoredSums, discounts
 
 ARMS = 5
 
@@ -103,3 +103,17 @@ def test_the_pull_alone_goes_down_the_divergence():
 def test_errors(options):
     with pytest.raises(FewerError, match="beta >= 0, gamma in"):
         ReMax(**options)
+
+
+def test_scores_say_what_is_right_whatever_a_prompt_is_worth():
+    task = ScoredSums(spread=5.0)
+    problems = task.training(0)[:50]
+    worth = [task.worth(problem) for problem in problems]
+    assert min(worth) < -2
+    assert max(worth) > 2
+    for problem in problems:
+        good, bad = (task.verify(said, problem) for said in (f"A{problem.answer}", "A"))
+        assert good - bad == pytest.approx(1)
+        assert task.correct(good, problem)
+        assert not task.correct(bad, problem)
+    assert ScoredSums().verify("A", problems[0]) == 1

@@ -153,3 +153,20 @@ def test_the_first_model_has_not_seen_good_responses():
         known = task._known(problem, 0)
         assert len(set(known)) == 26
         assert max(task.verify(each, problem) for each in known) <= 1 / 3
+
+
+def test_what_a_sure_oracle_prefers_is_chosen():
+    task, loop = RareResponses(steps=2, slope=1e9), PreferenceLearning(**{**SMALL, "second": "policy"})
+    state = loop.start(task, 64, seed=0)
+    for _ in range(8):
+        loop._compare(state)
+    problems, told = {problem.prompt: problem for problem in task.training(0)}, 0
+    for tokens, second in zip(state.pairs["tokens"].tolist(), state.pairs["second_chosen"].tolist(), strict=True):
+        worth = []
+        for each in tokens:
+            text = state.language.decode(each)
+            worth.append(task.verify(text[2:].replace(".", ""), problems[text[:2]]))
+        if worth[0] != worth[1]:
+            told += 1
+            assert second == (worth[1] > worth[0])
+    assert told > 5

@@ -334,18 +334,17 @@ class Adaptation(Loop[Task, AdaptationState]):
         """Find the model and the rows."""
         where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         reader = self.base if getattr(self.base, "reads_texts", False) and isinstance(task, Classification) else None
+        # what reads texts is needed before there are rows
         base = None if reader is None else reader.build((), seed)
         labelled = (
             task.labelled(seed)
             if isinstance(task, AdaptationTask)
             else _labelled(cast(Classification, task), seed, getattr(base, "tokens", None))
         )
-        if base is not None:  # it was needed to make rows of texts
-            pass
-        elif self.base is not None:
+        if base is None and self.base is not None:
             first = next(iter(labelled.x.values())) if isinstance(labelled.x, dict) else labelled.x
             base = self.base.build(tuple(first.shape[1:]), seed)
-        else:
+        elif base is None:
             base = cast(AdaptationTask, task).base(seed)
         base = base.to(where).eval().requires_grad_(False)
         if budget > len(labelled.y):

@@ -92,7 +92,7 @@ def load_lm(
     if exact is None:
         raise FewerError(f"load_lm: dtype is {dtype!r}; give float32 or bfloat16")
     transformers = need("transformers", extra="rollouts", what=f"the language model {path}")
-    where = _found(path)
+    where = find_lm(path)
     folder = _unpacked(transformers, where) if where.is_file() else where
     network = _read(transformers, folder, where, exact)
     return network.eval(), _tokenizer(transformers, folder, where)
@@ -130,8 +130,21 @@ def _tokenizer(transformers: Any, folder: Path, where: Path, **options: str) -> 
         raise FewerError(f"{where} has no tokenizer ({_first_line(error)}); save it beside the model") from error
 
 
-def _found(path: str | os.PathLike[str]) -> Path:
-    """Where a model lies."""
+def find_lm(path: str | os.PathLike[str]) -> Path:
+    """Where a model lies, without reading it.
+
+    Parameters
+    ----------
+    path : path
+        As for :func:`load_lm`.
+
+    Raises
+    ------
+    FewerError
+        If there is no model.
+    MissingPackage
+        If it is one that a package brings, and that is not installed.
+    """
     where = Path(path).expanduser()
     if str(path) in PACKAGED and not where.exists():
         module, package, pattern = PACKAGED[str(path)]

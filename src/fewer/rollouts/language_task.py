@@ -11,7 +11,7 @@ from typing import Any
 from fewer.core.errors import FewerError, need
 from fewer.core.files import fingerprint
 from fewer.core.seeding import derive, generator
-from fewer.models.pretrained_lm import load_lm, save_lm
+from fewer.models.pretrained_lm import find_lm, load_lm, save_lm
 from fewer.rollouts import generators
 from fewer.rollouts.problems import Language, Problem, Problems
 from fewer.rollouts.verifiers import Verifier, asked_of, verifier
@@ -168,7 +168,7 @@ def lm(
     Raises
     ------
     FewerError
-        If a file or a name is not there, or a number is out of its range.
+        If the model, a file or a name is not there, or a number is out of its range.
     """
     if min(level, count, longest) < 1 or dtype not in ("float32", "bfloat16"):
         raise FewerError(
@@ -194,6 +194,7 @@ def lm(
     if kind is None and len(rows) < 2:
         raise FewerError(f"lm: {len(rows)} problems were given; one at least to learn from and one held out are needed")
     by = verifier(verify or of_problems)
+    find_lm(model)  # before a race has begun
     content = fingerprint(*(json.dumps([each.prompt, each.answer, dict(each.row)], default=str) for each in rows))
     name = f"lm({model!r}, {said!r})"
     return LanguageProblems(

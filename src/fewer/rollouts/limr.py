@@ -228,6 +228,10 @@ class LearningImpact:
         """Begin the first run."""
         return ImpactStream(self, prompts, seed)
 
+    def least(self, prompts: int) -> int:
+        """All prompts in each epoch, and one of those that are kept."""
+        return prompts * self.epochs + 1
+
 
 class ImpactStream:
     """What :class:`LearningImpact` builds.
@@ -361,6 +365,10 @@ class Chosen:
             )
         return ChosenStream(np.array(self.places), Rounds(len(self.places), generator(seed, "prompts")))
 
+    def least(self, prompts: int) -> int:
+        """One."""
+        return 1
+
 
 class ChosenStream(UniformStream):
     """What :class:`Chosen` builds.
@@ -393,7 +401,7 @@ def measure(seed: int, tiny: bool) -> Measures:
     curation = LearningImpact(epochs, most=count)
     loop = PostTraining(**sizes, curation=curation)
     with own_randomness(seed, "start"):
-        state = loop.start(task, epochs * task.rows * sizes["group"], seed)
+        state = loop.start(task, (epochs * task.rows + 1) * sizes["group"], seed)
     stream = state.stream
     assert isinstance(stream, ImpactStream)
     while stream.kept is None:

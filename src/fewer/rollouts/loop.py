@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from fewer.core.curve import Point
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.ledger import Ledger
-from fewer.core.loop import Loop, State
+from fewer.core.loop import Loop, State, Task
 from fewer.core.seeding import derive, generator, torch_generator
 from fewer.models.optimisers import AdamW, Constant, Optimiser, Schedule, parameter_groups, set_rate
 from fewer.rollouts.advantages import Advantage, GroupRelative
@@ -60,6 +61,10 @@ class Curation(Protocol):
         """For a run with so many prompts."""
         ...
 
+    def least(self, prompts: int) -> int:
+        """How many are drawn, of so many, before it does what it is for."""
+        ...
+
 
 @dataclass(frozen=True)
 class Uniform:
@@ -68,6 +73,10 @@ class Uniform:
     def build(self, prompts: int, seed: int) -> PromptStream:
         """Begin."""
         return UniformStream(Rounds(prompts, generator(seed, "prompts")))
+
+    def least(self, prompts: int) -> int:
+        """One."""
+        return 1
 
 
 class UniformStream:
@@ -322,6 +331,11 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         """One prompt."""
         return self.of_prompt
 
+    def check(self, task: Task, budget: int) -> None:
+        """Refuse lengths that the task does not allow."""
+        super().check(task, budget)
+        self._cap(cast(Problems, task), 0)
+
     def start(self, task: Problems, budget: int, seed: int) -> PostTrainingState:
         """Find the model and the problems."""
         where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -329,6 +343,12 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         training, held_out = list(task.training(seed)), list(task.held_out(seed))[: self.asked]
         if not training or not held_out:
             raise FewerError(f"{task.name} has {len(training)} problems to learn from and {len(held_out)} held out")
+        needed = self.curation.least(len(training)) * self.of_prompt
+        if budget < needed:
+            raise FewerError(
+                f"{type(self.curation).__name__} of {len(training)} prompts takes {needed} rollouts, and {budget} may be spent; "
+                "raise the budget, take fewer epochs, or give the task fewer problems"
+            )
         self.sampler.check(task.longest)
         network = self._network(language, seed).to(where)
         return PostTrainingState(
@@ -365,7 +385,8 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         until = min(max(until, state.ledger.spent + 1), state.budget)
         reports: list[dict[str, float]] = []
         while state.ledger.spent < until and not state.exhausted:
-            reports.append(self.learn_once(state))
+            with memory_is_named():
+                reports.append(self.learn_once(state))
             state.exhausted = state.budget - state.ledger.spent < self.of_prompt
         score, measured = evaluate(
             state.task, replace(state.language, network=state.network), state.held_out, state.seed
@@ -423,11 +444,7 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         most = min(self.prompts, (state.budget - state.ledger.spent) // self.of_prompt)
         places = state.stream.draw(most)
         problems = [state.training[place] for place in places]
-        cap = self.lengths.cap(state.step, state.task.longest)
-        if not 1 <= cap <= state.task.longest:
-            raise FewerError(
-                f"the length schedule gave {cap} tokens at step {state.step}; {state.task.name} allows 1 to {state.task.longest}"
-            )
+        cap = self._cap(state.task, state.step)
         language = replace(state.language, network=state.network)
         prompts = [prompt_tokens(language, problem, state.task.longest) for problem in problems]
         options = {"new": cap, "end": language.end, "pad": language.pad}
@@ -467,6 +484,14 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         ledger.add("dead_groups", float((experience.rewards == experience.rewards[:, :1]).all(1).sum()))
         ledger.add("verifier_failures", found.failures)
         return experience
+
+    def _cap(self, task: Problems, step: int) -> int:
+        cap = self.lengths.cap(step, task.longest)
+        if not 1 <= cap <= task.longest:
+            raise FewerError(
+                f"the length schedule gave {cap} tokens at step {step}; {task.name} allows 1 to {task.longest}"
+            )
+        return cap
 
     def learn_from(
         self,
@@ -541,10 +566,29 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         state.step, state.after = 0, state.ledger.spent
 
 
+@contextmanager
+def memory_is_named() -> Iterator[None]:
+    """Say what to lower where memory runs out.
+
+    Raises
+    ------
+    FewerError
+        In place of torch's own error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise FewerError(
+            "post-training: memory ran out; set rows to fewer rollouts at once, or lower prompts, group or the task's longest "
+            "completion"
+        ) from error
+
+
 def judged(task: Problems, language: Language, problems: list[Problem], sampled: Sampled) -> Verdicts:
     """Verify what was sampled."""
-    texts = [language.decode([token for token in row if token not in language.end]) for row in sampled.completions()]
-    return verdicts(task, problems, texts)
+    return verdicts(task, problems, language.texts(sampled.completions()))
 
 
 @torch.inference_mode()

@@ -52,7 +52,7 @@ class TrainedPolicy:
                 temperature=temperature or 1.0,
                 draws=torch_generator(seed, "complete") if temperature else None,
             )
-        return [language.decode([each for each in row if each not in language.end]) for row in sampled.completions()]
+        return language.texts(sampled.completions())
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write model and tokenizer in the format of ``transformers``; adapters are folded into the weights.

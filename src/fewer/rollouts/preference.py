@@ -25,7 +25,7 @@ from fewer.models.optimisers import AdamW, Constant, Optimiser, Schedule, parame
 from fewer.rollouts.decoding import Sampled, decode, teacher_forced
 from fewer.rollouts.objectives import divergence
 from fewer.rollouts.policy import TrainedPolicy
-from fewer.rollouts.problems import Language, Problem, Problems, prompt_tokens
+from fewer.rollouts.problems import Language, Problem, Problems, prompt_tokens, verdicts
 from fewer.tasks.rounds import Rounds
 
 
@@ -234,13 +234,7 @@ class PreferenceLearning(Loop[Preferences, PreferenceState]):
         both = [self._drawn(state, problems, each) for each in (self.first, self.second)]
         with torch.no_grad():
             reference = torch.stack([whole(state.language.network, each) for each in both], dim=1)
-        texts = [
-            [
-                state.language.decode([token for token in row if token not in state.language.end])
-                for row in each.completions()
-            ]
-            for each in both
-        ]
+        texts = [state.language.texts(each.completions()) for each in both]
         chances = torch.tensor(
             [asked(state.task, problem, one, other) for problem, one, other in zip(problems, *texts, strict=True)]
         )
@@ -333,10 +327,7 @@ class PreferenceLearning(Loop[Preferences, PreferenceState]):
             pad=language.pad,
             draws=torch_generator(state.seed, "held out"),
         )
-        texts = [
-            language.decode([token for token in row if token not in language.end]) for row in sampled.completions()
-        ]
-        rewards = [state.task.verify(text, problem) for text, problem in zip(texts, state.held_out, strict=True)]
+        rewards = verdicts(state.task, state.held_out, language.texts(sampled.completions())).rewards
         away = divergence(sampled.logps, teacher_forced(state.language.network, sampled), "k1")
         far = torch.where(sampled.mask, away, 0.0).sum(1).mean()
         return float(np.mean(rewards)), {"divergence": float(far), "length": float(sampled.mask.sum(1).double().mean())}

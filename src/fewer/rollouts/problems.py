@@ -69,6 +69,10 @@ class Language:
     context: int | None = None
     save: Callable[[nn.Module, str], None] | None = None
 
+    def texts(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """Completions as text, without the tokens that end them."""
+        return [self.decode([token for token in tokens if token not in self.end]) for tokens in completions]
+
 
 class Problems(Task):
     """A set of problems, a verifier, and a model to begin from.
