@@ -159,6 +159,8 @@ def test_tasks():
     assert compose.task("digits").name == "digits"
     with pytest.raises(FewerError, match="unknown task 'digts'; did you mean digits"):
         compose.task("digts")
+    with pytest.raises(FewerError, match=r"an environment of Gymnasium is gym\('Hopper-v5'\)"):
+        compose.task("Hopper-v5")
     with pytest.raises(FewerError, match=r"digits takes \("):
         compose.task("digits(nothing=1)")
     with pytest.raises(FewerError, match="one name was expected"):

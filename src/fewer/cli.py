@@ -243,11 +243,14 @@ def race(
 def _present(
     outcome: Any, target: float | None, report: Path | None, plots: list[Path], draw: str | None = None
 ) -> None:
+    from fewer.race import made
     from fewer.race import report as reports
 
     out = _out()
     out.print(reports.as_text(outcome, target))
     out.print(f"\n{reports.sentence(outcome, target)}", highlight=False, markup=False, soft_wrap=True)
+    if (shown := made.as_text(outcome)) is not None:
+        out.print(shown)
     for path in plots:
         if draw is None:
             reports.plot(outcome, path, target)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from fewer import catalogue
 from fewer.core.errors import FewerError, nearest
 from fewer.core.loop import Loop, Task
 from fewer.core.spec import Call, parse, parse_one
+
+_VERSIONED = re.compile(r"-v\d+$")
+"""As the names of Gymnasium's environments end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,8 @@ def task(spec: str) -> Task:
     call = parse_one(spec)
     known = catalogue.parts("task")
     if call.name not in known:
-        raise FewerError(f"unknown task {call.name!r}; {nearest(call.name, known)}")
+        said = f"an environment of Gymnasium is gym({spec!r})" if _VERSIONED.search(spec) else nearest(call.name, known)
+        raise FewerError(f"unknown task {call.name!r}; {said}")
     return _called(catalogue.resolve(known[call.name].make), call)
 
 

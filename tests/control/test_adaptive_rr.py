@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.control.toys import target
 
 from fewer import catalogue, compose
 from fewer.control import adaptive_rr
 from fewer.control.activity import FAUMonitor
-from fewer.control.adaptive_rr import AdaptiveRR, Primed, SettlingSwitch
+from fewer.control.adaptive_rr import AdaptiveRR
 from fewer.control.baselines import rlpd, sac, td3
 from fewer.control.critics import Critics
 from fewer.control.loop import FixedRatio, OffPolicy
@@ -35,30 +31,6 @@ def through(loop, budget, task=None, seed=0):
     box = {}
     points = list(loop._points(task or target(steps=3), budget, seed, None, box))
     return box["state"], points
-
-
-def test_it_switches_where_two_looks_agree_and_never_back():
-    switch = SettlingSwitch(0.5, 2, tol=0.001)
-    ratios = [switch.observe(share) for share in (0.5, 0.40, 0.36, 0.3595)]
-    assert ratios == [0.5, 0.5, 0.5, 2]
-    assert [switch.observe(share) for share in (0.9, 0.1, 0.1)] == [2, 2, 2]
-
-
-@given(
-    shares=st.lists(st.floats(0, 1), min_size=1, max_size=20),
-    tol=st.floats(1e-6, 0.5),
-)
-def test_it_switches_at_the_first_pair_within_the_tolerance(shares, tol):
-    switch = SettlingSwitch(1, 3, tol)
-    ratios = [switch.observe(share) for share in shares]
-    pairs = [abs(two - one) <= tol for one, two in pairwise(shares)]
-    first = pairs.index(True) + 1 if True in pairs else len(shares)
-    assert ratios == [1] * first + [3] * (len(shares) - first)
-
-
-def test_shares_that_are_no_numbers_stop_it():
-    with pytest.raises(FewerError, match="share of active units is nan"):
-        SettlingSwitch(1, 2, 0.1).observe(math.nan)
 
 
 def test_a_tolerance_that_nothing_meets_is_the_low_ratio():
@@ -205,33 +177,6 @@ def test_it_runs_in_composition(other):
 
 
 # --- what the claims are measured with -----------------------------------------------------------
-
-
-def test_priming_happens_once():
-    counts = []
-    state, _ = through(looped(Primed(after=20, updates=9), learning_starts=19, points=1), 30)
-    assert state.updates == 9 + 10
-    schedule = Primed(20, 9).build(state)
-    for spent in (19, 20, 21):
-        state.ledger.counts["environment_steps"] = spent
-        counts.append(schedule.updates(state))
-    assert counts == [0, 9, 1]
-
-
-def test_the_arms_of_the_drift_differ_in_updates_alone():
-    measured = adaptive_rr.measure_drift(0, tiny=True)
-    assert measured["low"]["updates"] == 3 * 2
-    assert measured["high"]["updates"] == measured["high, shifted images"]["updates"] == 3 * 4
-    assert 6 <= measured["adaptive"]["updates"] <= 12
-    assert all(0 < each["active units"] < 1 for each in measured.values())
-
-
-def test_the_forks_of_a_primed_run_begin_alike():
-    measured = adaptive_rr.measure_priming(0, tiny=True)
-    shares = {each["active units"] for name, each in measured.items() if name != "not primed"}
-    assert len(shares) == 1
-    assert measured["not primed"]["active units"] not in shares
-    assert all(np.isfinite(each["return"]) for each in measured.values())
 
 
 def test_a_switch_out_of_place_is_noticed():

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 
 from fewer.control.baselines import sac
 from fewer.control.descriptions import describe, rebuild
 from fewer.control.dsrl import dsrl_na
 from fewer.control.ofql import one_step_flow
-from fewer.control.policies import Gaussian
+from fewer.control.policies import Deterministic, Gaussian
 from fewer.core.errors import FewerError
 
 
@@ -47,3 +48,9 @@ def test_other_fields_and_other_forms():
     for wrong in ({"made by": "x"}, {"tuple": 3}, {}):
         with pytest.raises(FewerError, match="is no description; give a file"):
             rebuild(wrong)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert describe(Deterministic(hidden=(np.int64(8),), lr=np.float64(0.5))) == describe(
+        Deterministic(hidden=(8,), lr=0.5)
+    )

@@ -3,10 +3,13 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from tests.control.toys import Target, target
 
+from fewer.control.baselines import sac
 from fewer.control.environments import GymEnvironment, gym
+from fewer.control.loop import OffPolicy
 from fewer.core.errors import FewerError
 
 
@@ -163,3 +166,27 @@ def test_an_episode_can_be_made_shorter():
     assert measures["length"] == 7
     with pytest.raises(FewerError, match="it is 0"):
         gym("Pendulum-v1", horizon=0)
+
+
+def test_what_somebody_did_instead_is_remembered():
+    class Helped(GymEnvironment):
+        def make(self, copies):
+            worlds = super().make(copies)
+            for environment in worlds.environments:
+                inner = environment.step
+
+                def step(action, inner=inner):
+                    seen, reward, ended, cut, info = inner(np.zeros(1, dtype=np.float32))
+                    return seen, reward, ended, cut, info | {"intervene_action": np.array([1.0])}
+
+                environment.step = step
+            return worlds
+
+    plain = target(steps=5, low=-2.0, high=4.0)
+    task = Helped(plain.name, plain.create)
+    loop = OffPolicy(**sac(hidden=(8, 8)), learning_starts=10, episodes=1, points=1)
+    state = loop.start(task, 10, 0)
+    for _ in range(5):
+        loop._act(state)
+    # 1 is the middle of -2 to 4
+    assert state.replay.take(torch.arange(5)).actions[:, 0].tolist() == [0] * 5

@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -220,9 +221,9 @@ def test_values_that_explode_stop_the_run():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"batch": 0}, "batch, capacity"),
-        ({"copies": 0}, "batch, capacity"),
-        ({"learning_starts": -1}, "learning_starts at least 0"),
+        ({"batch": 0}, "batch is a whole number of at least 1; given 0"),
+        ({"copies": 0}, "copies is a whole number of at least 1; given 0"),
+        ({"learning_starts": -1}, "learning_starts is a whole number of at least 0; given -1"),
         ({"discount": 1.0}, "the discount is 1.0"),
         ({"start_with": "expert"}, "it is 'expert'"),
     ],
@@ -362,3 +363,13 @@ def test_an_action_may_stand_for_several_steps():
     assert points[-1].extras["updates"] == pytest.approx((points[-1].spent - 4) * 2 / 3, abs=1.5)
     tight = loop.learn(target(steps=4), 3)
     assert [point.spent for point in tight.curve] == [2]
+
+
+def test_what_is_no_task_and_a_filling_that_is_not_laid_out():
+    loop = OffPolicy(**sac(hidden=(8,)))
+    for task in ("Pendulum-v1", gymnasium.make("Pendulum-v1")):
+        for ask in (lambda task=task: loop.learn(task, 20), lambda task=task: loop.run(task, 20, 0)):
+            with pytest.raises(FewerError, match=r"it learns in a task.*environments.gym\(id\), or take an Agent"):
+                ask()
+    with pytest.raises(FewerError, match=r"laid out over the slots with two stars: OffPolicy\(\*\*sac\(\)\)"):
+        OffPolicy(sac())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -160,6 +162,20 @@ def test_what_cannot_be_filmed_is_said_before_a_race_begins(tmp_path):
     with pytest.raises(FewerError, match="has nothing to be filmed"):
         Loop.film(ForwardBackward(), None, tmp_path)
     check_renders(ActionChunks(2).wrap(shown()))
+
+
+def test_mujoco_without_a_screen_is_told_what_to_set(monkeypatch):
+    def render(self):
+        raise RuntimeError("an OpenGL platform library has not been loaded")
+
+    monkeypatch.setattr(Shown, "render", render)
+    monkeypatch.setitem(sys.modules, "mujoco", sys)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    with pytest.raises(FewerError, match="been loaded; set MUJOCO_GL=egl or osmesa where no screen is"):
+        check_renders(shown())
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    with pytest.raises(FewerError, match=r"been loaded$"):
+        check_renders(shown())
 
 
 def test_an_environment_with_demonstrations_is_filmed(tmp_path):

@@ -14,8 +14,9 @@ from fewer.control.baselines import sac
 from fewer.control.loop import FixedRatio, OffPolicy
 from fewer.control.peg_world import peg_slot_2d
 from fewer.control.prior_data import Symmetric
-from fewer.control.reward_classifiers import VICE, RewardClassifier
+from fewer.control.reward_classifiers import RewardClassifier
 from fewer.control.serl import SERL, Preloaded, XavierStart, cloned_gaussian
+from fewer.control.vice import VICE
 from fewer.core.errors import FewerError
 from fewer.core.loop import own_randomness
 from fewer.demos.demonstrations import Demonstrations

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from fewer.core.curve import Curve, Point
+from fewer.race.engine import Planned
 from fewer.race.outcome import Run
 from fewer.race.progress import Progress, RunProgress, speed
 
@@ -79,3 +80,31 @@ def test_a_run_that_is_over_has_no_time_left(status):
     progress = Progress(out, budget=1000)
     progress(None, Run("sac", 0, status, curve=curve((100, 1.0, 10.0)), error="no"))
     assert "0:" not in drawn(progress, out).splitlines()[1]
+
+
+def test_what_is_watched_of_a_run_is_shown_while_it_is_made():
+    def at(run, **measures):
+        point = Point(100, 0.5, {"seconds": 1.0, "loss": 0.1, **measures})
+        return Run(run, 0, "running", curve=Curve((point,)))
+
+    out = console()
+    progress = Progress(out, budget=1000)
+    for run, watched in {"grpo": ("reward", "[bold]tokens"), "remax": ("reward", "entropy"), "plain": ()}.items():
+        progress(Planned(run, watched), Run(run, 0, "waiting"))
+    progress(None, at("grpo", reward=0.25, entropy=1.0, **{"[bold]tokens": 12345.6}))
+    progress(None, at("remax", reward=0.125))
+    progress(None, at("plain"))
+    lines = [line.split() for line in drawn(progress, out).splitlines()]
+    head = lines.index(["run", "seed", "reward", "[bold]tokens"])  # what no point has yet takes no room
+    assert lines[head + 1] == ["grpo", "0", "0.25", "12,346"]
+    assert lines[head + 2] == ["remax", "0", "0.125"]
+    assert "plain" not in [line[0] for line in lines[head + 1 :] if line]
+
+
+def test_a_line_of_a_run_that_is_over_says_what_is_watched():
+    out = console(terminal=False)
+    progress = Progress(out, budget=100)
+    progress(Planned("grpo", ("reward", "late")), Run("grpo", 0, "waiting"))
+    point = Point(100, 0.5, {"reward": 0.25, "loss": 1.0})
+    progress(None, Run("grpo", 0, "done", curve=Curve((point,))))
+    assert out.file.getvalue() == "[1/1] grpo, seed 0: score 0.5, reward 0.25\n"

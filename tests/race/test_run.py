@@ -16,7 +16,7 @@ from toy import alone, environment, scores
 import fewer
 from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError
-from fewer.race.engine import Event, Failed, Finished, Measured, Planned, Started, Stopped
+from fewer.race.engine import Event, Failed, Finished, Measured, Planned, Showed, Started, Stopped
 from fewer.race.outcome import Outcome, Run
 from fewer.race.store import Store
 
@@ -294,3 +294,30 @@ def test_two_drivers_of_one_store(run: Callable[..., Outcome]) -> None:
     outcome = run(PAIR[:1], seeds=1, on_event=listen)
     assert len(refused) == 1
     assert outcome.runs[0].status == "done"
+
+
+# --- what runs make ----------------------------------------------------------------------------
+
+
+def test_what_a_run_makes_is_told_kept_and_given(run: Callable[..., Outcome], tmp_path: Path) -> None:
+    told: list[Event] = []
+    outcome = run(["talk(drift=0.1)", "walk"], seeds=1, on_event=lambda event, _: told.append(event))
+    talked, walked = outcome.runs
+    assert [(each.spent, each.rows[0].made) for each in talked.samples] == [(0, r"\x1b0"), (4, r"\x1b4")]
+    assert talked.curve is not None
+    assert talked.samples[1].rows[0].score == talked.curve.final
+    assert walked.samples == ()
+    shown = [event.samples.spent for event in told if isinstance(event, Showed)]
+    assert shown == [0, 1, 2, 3, 4]
+    assert [event.watched for event in told if isinstance(event, Planned)] == [("threads",), ()]
+    with Store(tmp_path / "races.db") as reader:
+        assert reader.outcome(reader.races()[0].id) == outcome
+
+
+def test_a_run_that_failed_keeps_what_it_made_so_far_and_goes_on(run: Callable[..., Outcome]) -> None:
+    failed = run(["talk(then='crash')"], seeds=1).runs[0]
+    assert failed.status == "failed"
+    assert [each.spent for each in failed.samples] == [0, 2]
+    again = run(["talk(then='crash')"], seeds=1).runs[0]
+    assert again.status == "done"
+    assert [each.spent for each in again.samples] == [0, 4]

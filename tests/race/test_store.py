@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError
+from fewer.core.samples import Sample, Samples
 from fewer.race.outcome import Outcome, Run
 from fewer.race.store import Differs, Store
 
@@ -227,3 +228,40 @@ def _touch(store: Store, *runs: str) -> None:
 def _checkpoints(store: Store) -> list[str]:
     assert store.checkpoints is not None
     return sorted(file.name for file in store.checkpoints.iterdir())
+
+
+def made(spent: int) -> Samples:
+    return Samples(spent, (Sample("a prompt", f"\x1b after {spent} \ud800", 0.5), Sample("", "", float("nan"))))
+
+
+def spent(store: Store, race: str) -> list[int]:
+    return [each.spent for each in store.runs(race)["ours-1"].samples]
+
+
+def test_the_first_and_the_last_samples_are_kept(store: Store) -> None:
+    race = store.begin(PLANNED, HASHES)
+    kept = []
+    for at in (0, 10, 20, 20, 30):
+        store.show("ours-1", made(at))
+        kept.append(spent(store, race))
+    assert kept == [[0], [0, 10], [0, 20], [0, 20], [0, 30]]
+    first, last = store.runs(race)["ours-1"].samples
+    assert (first.rows[0], last.rows[0]) == (made(0).rows[0], made(30).rows[0])
+    assert store.runs(race)["base-1"].samples == ()
+    store.show("ours-1", made(0))  # it begins anew
+    assert spent(store, race) == [0]
+    store.forget(["ours-1"])
+    assert spent(store, race) == []
+
+
+def test_a_store_from_before_there_were_samples(tmp_path: Path) -> None:
+    with Store(tmp_path / "old.db", write=True) as store:
+        race = store.begin(PLANNED, HASHES)
+        store.record("ours-1", Point(10, 0.5))
+    with sqlite3.connect(tmp_path / "old.db") as db:
+        db.execute("DROP TABLE samples")
+    with Store(tmp_path / "old.db") as reader:
+        assert reader.runs(race)["ours-1"].samples == ()
+    with Store(tmp_path / "old.db", write=True) as store:
+        store.show("ours-1", made(10))
+        assert spent(store, race) == [10]

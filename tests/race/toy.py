@@ -22,6 +22,7 @@ from fewer.core.files import fingerprint
 from fewer.core.ledger import Ledger
 from fewer.core.loop import Loop, State
 from fewer.core.loop import Task as AnyTask
+from fewer.core.samples import Sample
 from fewer.core.seeding import generator
 from fewer.core.spec import parse_one
 from fewer.race.outcome import Run
@@ -114,6 +115,16 @@ class Crawl(Walk):
 
 
 @dataclass(frozen=True)
+class Talk(Walk):
+    """A walk that shows where it is, with a character that a terminal would obey."""
+
+    watched: ClassVar[tuple[str, ...]] = ("threads",)
+
+    def samples(self, state: WalkState) -> list[Sample]:
+        return [Sample("where", f"\x1b{state.ledger.spent}", state.height)]
+
+
+@dataclass(frozen=True)
 class OtherTask(Task):
     pass
 
@@ -123,7 +134,7 @@ class Fussy(Walk):
     accepts: ClassVar[type[AnyTask]] = OtherTask
 
 
-LOOPS = {"walk": Walk, "crawl": Crawl, "fussy": Fussy}
+LOOPS = {"walk": Walk, "crawl": Crawl, "fussy": Fussy, "talk": Talk}
 
 
 def loop(spec: str) -> Loop[Any, Any]:

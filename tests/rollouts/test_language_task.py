@@ -7,11 +7,14 @@ import json
 import pytest
 import torch
 
+from fewer import compose
+from fewer.adapt.low_rank_adapter import LoRA
 from fewer.core.errors import FewerError, MissingPackage
-from fewer.models.optimisers import AdamW
+from fewer.models.optimisers import AdamW, Cosine
 from fewer.rollouts.baselines import grpo
 from fewer.rollouts.language_task import lm, of_tokenizer, read_jsonl
 from fewer.rollouts.loop import PostTraining
+from fewer.rollouts.preference import PreferenceLearning
 from fewer.rollouts.problems import Problem
 
 transformers = pytest.importorskip("transformers")
@@ -52,8 +55,6 @@ def test_a_model_is_trained_on_made_problems_saved_and_read_again(folder, tmp_pa
 
 
 def test_an_adapter_is_folded_in_when_saved(folder, tmp_path):
-    from fewer.adapt.low_rank_adapter import LoRA
-
     loop = PostTraining(**grpo(), prompts=2, group=2, asked=8, points=1, adapter=LoRA(rank=2))
     learned = loop.learn(lm(str(folder), "sorting", verify=lambda *_: float(len(_[1]) % 2), count=16, longest=4), 8)
     learned.result.save(tmp_path / "trained")
@@ -144,3 +145,14 @@ def test_reasoning_gym_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
     with pytest.raises(MissingPackage, match="reasoning-gym"):
         lm("model", "gym:chain_sum")
+
+
+def test_an_entry_sets_the_learning_rate_and_lets_an_adapter_learn():
+    loop = compose.loop(
+        "d3s + lora(rank=2) + adamw(lr=2e-5, weight_decay=0) + cosine(warmup=0.1) + post-training(rows=16)"
+    )
+    assert isinstance(loop, PostTraining)
+    assert (loop.adapter, loop.optimiser, loop.schedule) == (LoRA(rank=2), AdamW(2e-5, 0), Cosine(0.1))
+    other = compose.loop("xpo + adamw(lr=1e-4)")
+    assert isinstance(other, PreferenceLearning)
+    assert other.optimiser == AdamW(1e-4)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from fewer.core.errors import FewerError
-from fewer.rollouts.limr import LIM, LIMR, LearningImpact, alignment, filled, steady_improvement
+from fewer.rollouts.impact_scores import LIM, alignment, filled, steady_improvement
+from fewer.rollouts.limr import LIMR, LearningImpact
 
 curves_of = arrays(
     np.float64, st.tuples(st.integers(2, 6), st.integers(2, 5)), elements=st.integers(0, 8).map(lambda n: n / 10)

@@ -22,11 +22,12 @@ from fewer.rollouts.ead import AnnealedTemperature
 from fewer.rollouts.experience import sequence_mean, token_mean
 from fewer.rollouts.grpo_lambda import GRPOLambda
 from fewer.rollouts.limr import LIMR
-from fewer.rollouts.loop import Ancestral, PostTraining
+from fewer.rollouts.loop import PostTraining
 from fewer.rollouts.objectives import Clipped, clipped_surrogate
 from fewer.rollouts.problems import Problem, Problems, prompt_tokens
 from fewer.rollouts.remax import ReMax
 from fewer.rollouts.siri import SIRI
+from fewer.rollouts.slots import Ancestral
 
 LETTERS = Characters("ab.", end=".", pad=".")
 
@@ -374,3 +375,24 @@ def test_other_errors_stay_what_they_are(monkeypatch):
 def test_lengths_that_a_task_does_not_allow_are_refused_before_anything_starts():
     with pytest.raises(FewerError, match="from 9 to 4 tokens were asked for"):
         PostTraining(**{**SMALL, **SIRI(least=9)}).check(SayA(), 64)
+
+
+def test_people_are_shown_completions_from_the_start_and_from_the_end_and_nothing_else_changes():
+    loop, task, shown = PostTraining(**SMALL, clip=0.0), SayA(), []
+    alone = [point.score for point in loop.run(task, 16 * 40, seed=0)]
+    assert [point.score for point in loop.run(task, 16 * 40, seed=0, show=shown.append)] == alone
+    first, *_, last = shown
+    assert (first.spent, last.spent) == (0, 16 * 40)
+    assert [row.asked for row in first.rows] == [each.prompt for each in task.held_out(0)[:4]]
+    assert {row.asked for row in last.rows} == {row.asked for row in first.rows}
+    for row in (*first.rows, *last.rows):
+        assert row.score == float(row.made[:1] == row.asked[-1])
+    assert sum(row.score for row in last.rows) > sum(row.score for row in first.rows)
+    again = []
+    next(loop.run(task, 16 * 40, seed=0, show=again.append))
+    assert again[0] == first  # drawn anew, and the same
+
+
+def test_all_that_is_watched_is_measured():
+    point = PostTraining(**SMALL).learn(SayA(), 64).curve.points[-1]
+    assert set(PostTraining.watched) <= set(point.extras)

@@ -170,3 +170,11 @@ def test_what_a_sure_oracle_prefers_is_chosen():
             told += 1
             assert second == (worth[1] > worth[0])
     assert told > 5
+
+
+def test_people_are_shown_completions_and_what_is_watched_is_measured():
+    shown = []
+    points = list(PreferenceLearning(points=2).run(RareResponses(steps=5), 16, seed=0, show=shown.append))
+    assert [each.spent for each in shown] == [0, 8, 16]
+    assert all(row.asked and isinstance(row.score, float) for each in shown for row in each.rows)
+    assert set(PreferenceLearning.watched) <= set(points[-1].extras)

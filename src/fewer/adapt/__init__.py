@@ -32,14 +32,19 @@ _HOMES: dict[str, str] = {
     "PromptClassifier": "fewer.adapt.prompt_classifier",
     "PromptLearner": "fewer.adapt.prompt_learning",
     "PseudoLabels": "fewer.adapt.drm",
+    "QueryReadout": "fewer.adapt.vqt",
     "ScaLearn": "fewer.adapt.scalearn",
     "ScaLearnClassifier": "fewer.adapt.scalearn_classifier",
     "ScaleShift": "fewer.adapt.scale_shift",
     "TaskAdapter": "fewer.adapt.task_adapter",
     "TextEncoder": "fewer.adapt.text_encoder",
+    "VQT": "fewer.adapt.vqt",
+    "VisualPromptTuning": "fewer.adapt.visual_prompts",
+    "VisualQueryTuning": "fewer.adapt.visual_query_tuning",
     "adapter_of_state": "fewer.adapt.adapter_files",
     "bytes_for_backward": "fewer.adapt.meter",
     "coefficient_table": "fewer.adapt.scalearn",
+    "head2toe": "fewer.adapt.pooled_layers",
     "merged": "fewer.adapt.built_in",
     "read_adapter": "fewer.adapt.adapter_files",
     "read_adapters": "fewer.adapt.adapter_files",
@@ -50,6 +55,7 @@ _HOMES: dict[str, str] = {
 __all__ = [
     "DRM",
     "PRE",
+    "VQT",
     "Adaptation",
     "AdaptationTask",
     "Adapted",
@@ -72,14 +78,18 @@ __all__ = [
     "PromptClassifier",
     "PromptLearner",
     "PseudoLabels",
+    "QueryReadout",
     "ScaLearn",
     "ScaLearnClassifier",
     "ScaleShift",
     "TaskAdapter",
     "TextEncoder",
+    "VisualPromptTuning",
+    "VisualQueryTuning",
     "adapter_of_state",
     "bytes_for_backward",
     "coefficient_table",
+    "head2toe",
     "merged",
     "read_adapter",
     "read_adapters",
@@ -102,6 +112,7 @@ if TYPE_CHECKING:
     from fewer.adapt.low_rank_adapter import LoRA
     from fewer.adapt.meter import bytes_for_backward
     from fewer.adapt.missing_modality import MissingModality, MissingModalityAdapter
+    from fewer.adapt.pooled_layers import head2toe
     from fewer.adapt.pre import PRE
     from fewer.adapt.prompt_classifier import PromptClassifier
     from fewer.adapt.prompt_heads import Prompt
@@ -112,5 +123,8 @@ if TYPE_CHECKING:
     from fewer.adapt.source_adapters import AdapterSoup
     from fewer.adapt.task_adapter import TaskAdapter
     from fewer.adapt.text_encoder import TextEncoder
+    from fewer.adapt.visual_prompts import VisualPromptTuning
+    from fewer.adapt.visual_query_tuning import VisualQueryTuning
+    from fewer.adapt.vqt import VQT, QueryReadout
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

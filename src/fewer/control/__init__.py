@@ -36,7 +36,7 @@ _HOMES: dict[str, str] = {
     "SERL": "fewer.control.serl",
     "TrainedPolicy": "fewer.control.trained",
     "Uniform": "fewer.control.loop",
-    "VICE": "fewer.control.reward_classifiers",
+    "VICE": "fewer.control.vice",
     "dsrl_na": "fewer.control.dsrl",
     "dsrl_sac": "fewer.control.dsrl",
     "finetune_noretain": "fewer.control.wsrl",
@@ -113,9 +113,10 @@ if TYPE_CHECKING:
     from fewer.control.plasticity import PeriodicReset, PlasticityInjection
     from fewer.control.policies import Deterministic, Gaussian
     from fewer.control.replay import Replay
-    from fewer.control.reward_classifiers import VICE, RewardClassifier
+    from fewer.control.reward_classifiers import RewardClassifier
     from fewer.control.serl import SERL
     from fewer.control.trained import TrainedPolicy
+    from fewer.control.vice import VICE
     from fewer.control.wsrl import finetune_noretain, finetune_retain, warm_start
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

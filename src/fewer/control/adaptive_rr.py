@@ -18,7 +18,6 @@ arXiv:2310.07418.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,65 +25,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
 
 from fewer.claim import Claim, Measures, higher, lower, no_worse
 from fewer.control.activity import FAUMonitor
 from fewer.control.baselines import td3
+from fewer.control.drifting_labels import measure_drift
 from fewer.control.environments import gym
-from fewer.control.loop import FixedRatio, FixedSchedule, OffPolicy, OffPolicyState, Schedule
-from fewer.control.plasticity import PlasticityInjection
-from fewer.control.policies import mlp
+from fewer.control.loop import FixedRatio, OffPolicy, OffPolicyState, Schedule
+from fewer.control.priming import measure_priming
+from fewer.control.settling import SettlingSwitch
 from fewer.core.errors import FewerError
 from fewer.core.loop import own_randomness
-from fewer.tasks.classification import Split
-from fewer.tasks.mnist import mnist5k
-
-
-class SettlingSwitch:
-    """A number that goes from low to high, once, when what is observed has stopped changing.
-
-    Parameters
-    ----------
-    low, high : float
-        The number before and after.
-    tol : float
-        By how much two observations in a row may differ at most to count as settled.
-
-    Examples
-    --------
-    >>> switch = SettlingSwitch(low=0.5, high=2, tol=0.001)
-    >>> [switch.observe(share) for share in (0.5, 0.40, 0.36, 0.3595, 0.5)]
-    [0.5, 0.5, 0.5, 2, 2]
-    """
-
-    def __init__(self, low: float, high: float, tol: float) -> None:
-        self.low, self.high, self.tol = low, high, tol
-        self.last: float | None = None
-        self.switched = False
-
-    @property
-    def ratio(self) -> float:
-        """The number now."""
-        return self.high if self.switched else self.low
-
-    def observe(self, share: float) -> float:
-        """Take one observation in, and give the number from here on; the first is what the second is compared with."""
-        if not math.isfinite(share):
-            raise FewerError(f"adaptive replay ratio: the share of active units is {share}; the network has diverged")
-        self.switched = self.switched or (self.last is not None and abs(share - self.last) <= self.tol)
-        self.last = share
-        return self.ratio
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"last": self.last, "switched": self.switched}
-
-    def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Take up where it stood."""
-        self.last, self.switched = tree["last"], tree["switched"]
 
 
 @dataclass(frozen=True)
@@ -224,143 +175,6 @@ class AdaptiveSchedule:
 
 
 # --- the claims ----------------------------------------------------------------------------------
-
-
-def measure_drift(seed: int, tiny: bool) -> Measures:
-    """Learn digits whose labels are drawn at random at first and become true by and by, as early targets of a critic do.
-
-    In phase i of T each row has its true label with probability i/T and a new random one otherwise.  The ratio is the number
-    of updates in a phase.
-    """
-    split = mnist5k(test=1000).split(seed)
-    phases, seldom, often = (3, 2, 4) if tiny else (20, 50, 400)
-    arms = {
-        "low": (SettlingSwitch(seldom, seldom, 1e-9), False),
-        "high": (SettlingSwitch(often, often, 1e-9), False),
-        "adaptive": (SettlingSwitch(seldom, often, 0.005), False),
-        "high, shifted images": (SettlingSwitch(often, often, 1e-9), True),
-    }
-    return {name: _drift(split, seed, switch, shift, phases) for name, (switch, shift) in arms.items()}
-
-
-def _drift(split: Split, seed: int, switch: SettlingSwitch, shift: bool, phases: int) -> dict[str, float]:
-    x, y = torch.from_numpy(split.x), torch.from_numpy(split.y)
-    padded, side = functional.pad(x, (2, 2, 2, 2)), x.shape[-1]
-    updates = 0
-    with own_randomness(seed, "drift"):
-        network = nn.Sequential(*mlp(x[0].numel(), (128, 128), 10))
-        optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-        monitor = FAUMonitor(network)
-        for phase in range(1, phases + 1):
-            labels = torch.where(torch.rand(len(y)) < phase / phases, y, torch.randint(10, (len(y),)))
-            monitor.reset()
-            for _ in range(int(switch.ratio)):
-                rows, down, right = torch.randint(len(y), (256,)), 2, 2
-                if shift:
-                    down, right = torch.randint(5, (2,)).tolist()
-                images = padded[rows, :, down : down + side, right : right + side]
-                with monitor:
-                    predicted = network(images.flatten(1))
-                optimiser.zero_grad()
-                functional.cross_entropy(predicted, labels[rows]).backward()
-                optimiser.step()
-                updates += 1
-                if switch.last is None:
-                    switch.observe(monitor.average())
-            switch.observe(monitor.average())
-        with torch.inference_mode():
-            test = network(torch.from_numpy(split.test_x).flatten(1)).argmax(1) == torch.from_numpy(split.test_y)
-        # what is still learned of labels that mean nothing
-        left = _left_of_new_labels(network, x.flatten(1), torch.randint(10, (len(y),)), 3 if phases < 10 else 300)
-    return {
-        "active units": monitor.average(),
-        "accuracy": float(test.float().mean()),
-        "updates": updates,
-        "error left on new labels": left,
-    }
-
-
-def _left_of_new_labels(network: nn.Module, x: Tensor, labels: Tensor, steps: int) -> float:
-    """Cross-entropy after some steps of Adam."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (256,))
-        optimiser.zero_grad()
-        functional.cross_entropy(network(x[rows]), labels[rows]).backward()
-        optimiser.step()
-    with torch.inference_mode():
-        return float(functional.cross_entropy(network(x), labels))
-
-
-@dataclass(frozen=True)
-class Primed:
-    """Many updates after a few transitions, and one for each from then on.
-
-    Parameters
-    ----------
-    after : int
-        Transitions.
-    updates : int
-        At that moment.
-    """
-
-    after: int
-    updates: int
-
-    def build(self, state: OffPolicyState) -> Schedule:
-        """Make it."""
-        return _Primed(self.after, self.updates)
-
-
-class _Primed(FixedSchedule):
-    def __init__(self, after: int, updates: int) -> None:
-        super().__init__(1.0)
-        self.after, self.at_once = after, float(updates)
-
-    def updates(self, state: OffPolicyState) -> float:
-        return self.at_once if state.ledger.spent == self.after else float(state.ledger.spent > self.after)
-
-
-def measure_priming(seed: int, tiny: bool) -> Measures:
-    """Swing a pendulum up after heavy learning from the first 300 steps, with new plasticity for one network or none."""
-    first, updates, points = (40, 20, 2) if tiny else (300, 20_000, 6)
-    task = gym("Pendulum-v1")
-
-    def state_after(count: int) -> OffPolicyState:
-        loop = OffPolicy(
-            **td3(hidden=(128, 128), lr=1e-3, noise=0.2),
-            ratio=Primed(first, count),
-            discount=0.98,
-            batch=128,
-            learning_starts=first - 1,
-            episodes=1 if tiny else 10,
-            points=points,
-        )
-        with own_randomness(seed, "start"):
-            state = loop.start(task, first * points, seed)
-        with own_randomness(seed, "priming"):
-            loop.advance(state)
-        state.points += 1
-        return state
-
-    primed = state_after(updates)
-    arms = {"not primed": state_after(1), "primed": primed}
-    arms |= {f"injected into the {part}": copy.deepcopy(primed) for part in ("critic", "actor")}
-    measured: dict[str, dict[str, float]] = {}
-    for name, state in arms.items():
-        batch, monitor = state.replay.take(torch.arange(first)), FAUMonitor(state.critic)
-        with torch.no_grad(), monitor:
-            state.critic(batch.observations, batch.actions)
-        if "injected" in name:
-            with own_randomness(seed, "injection"):
-                PlasticityInjection(0, "critic" if "critic" in name else "actor").build(state).intervene()
-        scores = []
-        while state.ledger.spent < state.budget:
-            with own_randomness(seed, "afterwards", state.points):
-                scores.append(state.loop.advance(state).score)
-            state.points += 1
-        measured[name] = {"active units": monitor.average(), "return": float(np.mean(scores))}
-    return measured
 
 
 def measure_pendulum(seed: int, tiny: bool) -> Measures:

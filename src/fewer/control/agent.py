@@ -1,37 +1,39 @@
 """An agent as a user of Stable-Baselines3 expects it: learn, predict, save, load; any method of the room inside.
 
 An agent is one run of an off-policy loop with an open end: its points lie a fixed number of steps apart, and each call of
-``learn`` goes on to the next ones.  So learning a and then b steps is learning a + b, to the bit.
+``learn`` goes on to the next ones.  So learning a and then b steps is learning a + b, to the bit; and so it is where a file lies
+between them that holds the memory, too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from fewer.control import agent_files
+from fewer.control.agent_files import Begun
+from fewer.control.agent_inputs import environment_of, loop_of, whole
 from fewer.control.descriptions import describe, rebuild
-from fewer.control.environments import Environment, GymEnvironment, gym
-from fewer.control.loop import BestKnown, OffPolicy, OffPolicyState
-from fewer.control.recording import record
-from fewer.control.trained import Form, Scaled, TrainedPolicy
-from fewer.core.curve import Curve, Point
-from fewer.core.errors import FewerError, nearest
+from fewer.control.environments import Environment
+from fewer.control.exported import Form
+from fewer.control.loop import BestKnown, OffPolicy
+from fewer.control.open_run import OpenRun
+from fewer.control.recording import check_renders, record
+from fewer.control.trained import Scaled, TrainedPolicy
+from fewer.core.curve import Curve
+from fewer.core.errors import FewerError
+from fewer.core.files import segments_of
 from fewer.core.seeding import derive
-from fewer.core.spec import parse_one
 
 if TYPE_CHECKING:
     import gymnasium
-
-_POINTS = 10**9
-"""Of the run, whose end is never reached."""
 
 
 class Agent:
@@ -81,22 +83,31 @@ class Agent:
         eval_freq: int | None = None,
         **options: Any,
     ) -> None:
-        if eval_freq is not None and eval_freq < 1:
-            raise FewerError(f"agent: eval_freq is the steps between evaluations; it is {eval_freq}")
-        self.loop = _loop(method, options)
-        self.env: Environment | None = _environment(env)
+        if eval_freq is not None:
+            eval_freq = whole(eval_freq)
+            if eval_freq is None or eval_freq < 1:
+                raise FewerError(f"agent: eval_freq is the steps between evaluations; it is {eval_freq}")
+        if not isinstance(seed, int | np.integer):
+            raise FewerError(f"agent: the seed is a whole number, from which all chance follows; it is {seed!r}")
+        self._loop: OffPolicy | None = loop_of(method, options)
+        self.env: Environment | None = environment_of(env)
         self.method = method if isinstance(method, str) else repr(self.loop)
         self.seed, self.eval_freq = seed, eval_freq
-        self._start()
-
-    def _start(self) -> None:
-        self._points: list[Point] = []
-        self._run: Iterator[Point] | None = None
-        self._box: dict[str, OffPolicyState] = {}
-        self._goal = 0
-        self._checkpoint: Path | None = None
+        self._run: OpenRun | None = None
+        # until it learns on: what a file had, and where its memory lies
         self._loaded: TrainedPolicy | None = None
-        self._loaded_map: Any = None
+        self._begun: Begun | None = None
+        self._folder: Path | None = None
+
+    @property
+    def loop(self) -> OffPolicy:
+        """The method, as it learns here."""
+        if self._loop is None:
+            raise FewerError(
+                "agent: the file does not say how its method is built, which has parts of your own; give it: "
+                "Agent.load(path, env, method)"
+            )
+        return self._loop
 
     # --- learning --------------------------------------------------------------------------------
 
@@ -111,6 +122,8 @@ class Agent:
         reset_num_timesteps: bool = False,
     ) -> Agent:
         """Learn so many steps more, up to the evaluation that ends them.
+
+        An agent from a file goes on where it was saved, and after an interruption from where that came.
 
         Parameters
         ----------
@@ -128,7 +141,7 @@ class Agent:
             the same script, started again after it was stopped, does what is missing.  For one that is to learn longer
             than before give ``eval_freq``.
         reset_num_timesteps : bool, default False
-            For interchangeability: steps are always counted through.
+            For interchangeability: steps are always counted through, those before a file included.
 
         Returns
         -------
@@ -138,8 +151,8 @@ class Agent:
         Raises
         ------
         FewerError
-            If nothing can be learned in so few steps, the agent was loaded from a file or its run was broken off, the
-            checkpoint is another run's, or something cannot be written.
+            If nothing can be learned in so few steps, the agent was loaded without an environment or from a file that does
+            not fit it, the checkpoint is another run's, or something cannot be written.
         Diverged
             If a network becomes NaN.
         """
@@ -148,55 +161,52 @@ class Agent:
         from fewer.race.logs import CurveLog
         from fewer.race.progress import RunProgress
 
-        if self._loaded is not None:
-            raise FewerError(
-                "agent: a loaded policy has no memory to learn from; give learn() a checkpoint to go on from later"
-            )
         if reset_num_timesteps:
             raise FewerError("agent: steps are counted through all calls of learn; make another Agent to begin anew")
-        if total_timesteps < 1:
-            raise FewerError(f"agent: {total_timesteps} steps teach nothing; give 1 or more")
+        steps = whole(total_timesteps)
+        if steps is None or steps < 1:
+            raise FewerError(f"agent: {total_timesteps!r} steps teach nothing; give 1 or more")
+        if video is not None and self.env is not None:
+            check_renders(self.env)
         with contextlib.ExitStack() as opened:
             logged = None if log is None else opened.enter_context(CurveLog(log))
-            run = self._begin(total_timesteps, checkpoint)
-            self._goal += total_timesteps
+            run = self._going(steps, checkpoint)
+            run.ask(steps)
             shown = None
             if progress_bar:
-                progress = RunProgress(Console(stderr=True), self._goal, self.loop.unit, lambda: self.num_timesteps)
+                progress = RunProgress(Console(stderr=True), run.goal, run.loop.unit, lambda: self.num_timesteps)
                 shown = opened.enter_context(progress)
             if logged is not None:
-                logged.write(self._points)
-            # a run that was taken up gives its earlier points first
-            while self.num_timesteps < self._goal or len(self._points) < self._box["state"].points:
-                point = next(run, None)
-                if point is None:
-                    raise FewerError(
-                        "agent: its run was broken off within a step; begin again, from a checkpoint if there is one"
-                    )
-                self._points.append(point)
+                logged.write(run.points)
+            for point in run.onwards():
                 if logged is not None:
-                    logged.write(self._points)
+                    logged.write(run.points)
                 if shown is not None:
                     shown(self.curve)
-                if video is not None and len(self._points) == self._box["state"].points:
+                if video is not None and run.newest:
                     self.record(Path(video) / f"{point.spent:09d}")
         return self
 
-    def _begin(self, total: int, checkpoint: str | os.PathLike[str] | None) -> Iterator[Point]:
-        assert self.env is not None
+    def _going(self, total: int, checkpoint: str | os.PathLike[str] | None) -> OpenRun:
+        """The run, which the first call begins."""
         place = None if checkpoint is None else Path(checkpoint)
         if self._run is not None:
-            if place is not None and place != self._checkpoint:
-                kept = f"is kept in {self._checkpoint}" if self._checkpoint is not None else "is not kept"
+            if place is not None and place != self._run.checkpoint:
+                kept = f"is kept in {self._run.checkpoint}" if self._run.checkpoint is not None else "is not kept"
                 raise FewerError(
                     f"agent: its state {kept} since the first call of learn, which decides that; given {place}"
                 )
             return self._run
+        if self._loaded is not None and self._begun is None:
+            raise FewerError(
+                "agent: the file holds a policy alone, and no run to go on with; make another Agent to learn"
+            )
+        if self.env is None:
+            raise FewerError("agent: it was loaded without an environment; give one to learn in: Agent.load(path, env)")
         every = self.eval_freq or -(-total // self.loop.points)
-        self.loop.check(self.env, every * _POINTS)
-        run = dataclasses.replace(self.loop, points=_POINTS)
-        self._checkpoint = place
-        self._run = run._points(self.env, every * _POINTS, self.seed, place, self._box)
+        self._run = OpenRun(self.loop, self.env, every, self.seed, place, self._begun)
+        self._loaded = self._begun = None
+        self.eval_freq = every
         return self._run
 
     @property
@@ -204,17 +214,17 @@ class Agent:
         """Steps so far."""
         if self._loaded is not None:
             return int(self._loaded.about.get("steps", 0))
-        return self._box["state"].ledger.spent if self._box else 0
+        return self._run.spent if self._run is not None else 0
 
     @property
     def curve(self) -> Curve:
         """All evaluations so far."""
-        self._learned()
-        return Curve(tuple(self._points))
+        return Curve(self._begun.points if self._begun is not None else tuple(self._learned().points))
 
-    def _learned(self) -> None:
-        if not self._points:
+    def _learned(self) -> OpenRun:
+        if self._run is None or not self._run.points:
             raise FewerError("agent: nothing was learned here yet; call learn(total_timesteps) first")
+        return self._run
 
     # --- what was learned ------------------------------------------------------------------------
 
@@ -223,8 +233,7 @@ class Agent:
         """The policy as it stands; it goes on learning with the agent."""
         if self._loaded is not None:
             return self._loaded
-        self._learned()
-        return TrainedPolicy.of(self._box["state"])
+        return TrainedPolicy.of(self._learned().state)
 
     def predict(
         self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -298,11 +307,11 @@ class Agent:
     def _task(self) -> Environment:
         """The environment that the policy acts in."""
         if self._loaded is None:
-            self._learned()
-            return self._box["state"].task
+            return self._learned().state.task
         if self.env is None:
             raise FewerError("agent: it was loaded without an environment; give one: Agent.load(path, env)")
-        return self.env if self._loaded_map is None else self._loaded_map.wrap(self.env)
+        mapped = rebuild(self._loaded.about.get("action map"))
+        return self.env if mapped is None else mapped.wrap(self.env)
 
     # --- files -----------------------------------------------------------------------------------
 
@@ -327,23 +336,28 @@ class Agent:
         """
         self.policy.export(path, form)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the policy as one file that says how it is built and was learned; memory is not in it.
+    def save(self, path: str | os.PathLike[str], replay: bool = False) -> None:
+        """Write the agent as one file that says how it is built and was learned, so that it predicts and goes on learning.
+
+        Networks, optimisers, counters and the curve are in it, and random streams follow from the seed and the counters.
 
         Parameters
         ----------
         path : path
             The file, in the safetensors format; its header is JSON.
+        replay : bool, default False
+            Keep the memory, too, in the folder ``….segments`` beside the file, of which a second save writes only what is
+            new.  Then learning on from the file is learning on without it, to the bit.
 
         Raises
         ------
         FewerError
             If what was learned lies in the environment's action map, or networks were changed while learning.
         """
-        policy, about = self.policy, dict(self.policy.about)
+        policy, about, begun = self.policy, dict(self.policy.about), self._begun
         if self._loaded is None:
-            assert self.env is not None
-            mapped = self.loop.action_map
+            run = self._learned()
+            mapped = run.loop.action_map
             if hasattr(mapped, "initialise"):
                 raise FewerError(
                     "agent: its actions are noise for a policy that lies in the action map, which a file does not hold; take "
@@ -351,19 +365,25 @@ class Agent:
                 )
             about = {
                 "method": self.method,
-                "env": self.env.name,
+                "env": run.env.name,
                 "seed": self.seed,
-                "steps": self.num_timesteps,
-                "score": self._points[-1].score,
+                "steps": run.spent,
+                "score": run.points[-1].score,
                 "action map": describe(mapped),
             }
-        policy.save(path, about)
+            begun = run.begun()
+        begun = None if begun is None else begun.with_memory(replay)
+        agent_files.save(path, policy, about, begun)
+        if self._begun is not None and segments_of(path) == self._folder:
+            self._begun = begun  # its memory lay in the file that was written over
 
     @classmethod
     def load(
         cls,
         path: str | os.PathLike[str],
         env: str | Environment | gymnasium.Env | Callable[[], gymnasium.Env] | None = None,
+        method: str | Mapping[str, Any] | OffPolicy | None = None,
+        **options: Any,
     ) -> Agent:
         """Read what :meth:`save` wrote.
 
@@ -372,25 +392,48 @@ class Agent:
         path : path
             The file.
         env : optional
-            As for a new agent; needed for :meth:`evaluate` and :meth:`record` only.
+            As for a new agent; needed for all but :meth:`predict`.
+        method : optional
+            As for a new agent; needed only where parts of it are your own, which the file cannot describe.
+        **options
+            The loop's own fields where they are to be others from now on, such as ``batch`` or ``learning_starts``.
 
         Returns
         -------
         Agent
-            It predicts and does not learn.
+            It predicts, and :meth:`learn` goes on where it was saved, counting steps and evaluations on.
+
+        Notes
+        -----
+        If memory was saved, going on is as if there had been no file: an episode in progress is brought back by repeating its
+        actions.  If not, or in another environment, episodes begin anew.
+
+        Without its memory, the policy first acts unchanged to fill an empty one, for ``learning_starts`` steps or for as many
+        as a batch has, if that is more; demonstrations that a method had put there are not put there again.  Learning from a
+        few steps at once would spoil what critics know: where values begin to run away, give a longer
+        ``learning_starts``, such as 5000.
 
         Raises
         ------
         FewerError
-            If the file is no saved policy, or the environment has other spaces.
+            If the file is no saved agent, the environment has other spaces, or an option is unknown.
         """
-        policy = TrainedPolicy.load(path)
+        given = None if method is None else loop_of(method, {})
+        task = None if env is None else environment_of(env)
+        seeing = given if given is None or task is None else given._seeing(given._mapped(task))
+        policy, begun = agent_files.load(path, None if seeing is None else seeing.policy)
         made = cls.__new__(cls)
-        made._start()
+        made._run = None
+        made._loaded, made._begun, made._folder = policy, begun, segments_of(path)
+        made.env, made._loop = task, begun.loop if given is None and begun is not None else given
+        made.seed, made.eval_freq = int(policy.about.get("seed", 0)), None if begun is None else begun.every
         made.method = str(policy.about.get("method", "unknown"))
-        made.seed, made.eval_freq = int(policy.about.get("seed", 0)), None
-        made.env = None if env is None else _environment(env)
-        made._loaded, made._loaded_map = policy, rebuild(policy.about.get("action map"))
+        if method is not None:
+            made.method = method if isinstance(method, str) else repr(given)
+        if options:
+            made._loop = loop_of(made.loop, options)
+        if begun is not None:
+            made._begun = replace(begun, loop=made._loop)
         if made.env is not None:
             task = made._task()
             there, here = (task.observation_size, task.action_size), (policy.observations, len(policy.low))
@@ -400,67 +443,3 @@ class Agent:
                     f"{there[0]} and {there[1]}"
                 )
         return made
-
-
-def _loop(method: str | Mapping[str, Any] | OffPolicy, options: Mapping[str, Any]) -> OffPolicy:
-    """The loop that is meant, with these fields changed."""
-    if isinstance(method, str):
-        from fewer import compose
-
-        made = compose.loop(method)
-    elif isinstance(method, Mapping):
-        made = OffPolicy(**method)
-    else:
-        made = method
-    if not isinstance(made, OffPolicy):
-        raise FewerError(
-            f"agent: {method} is learned by {type(made).__name__}; give a method of off-policy control, such as sac"
-        )
-    known = [field.name for field in dataclasses.fields(made)]
-    if unknown := [name for name in options if name not in known]:
-        raise FewerError(f"agent: unknown option {unknown[0]!r}; {nearest(unknown[0], known)}")
-    return dataclasses.replace(made, **options)
-
-
-def _environment(env: str | Environment | gymnasium.Env | Callable[[], gymnasium.Env]) -> Environment:
-    """The task that is meant."""
-    if isinstance(env, Environment):
-        return env
-    if isinstance(env, str):
-        if not _names_a_task(env):
-            return gym(env)
-        from fewer import compose
-
-        task = compose.task(env)
-        if not isinstance(task, Environment):
-            raise FewerError(f"agent: {env} is a {type(task).__name__}, in which nobody acts; give an environment")
-        return task
-    if hasattr(env, "action_space"):
-        made: gymnasium.Env = env  # pyright: ignore[reportAssignmentType]
-        name = made.spec.id if made.spec is not None else type(made.unwrapped).__name__
-        return GymEnvironment(name, lambda: _copy(made, name))
-    if callable(env):
-        return GymEnvironment(getattr(env, "__name__", type(env).__name__), env)
-    raise FewerError(f"agent: {env!r} is no environment; give a name, a gymnasium.Env or a function that makes one")
-
-
-def _names_a_task(text: str) -> bool:
-    from fewer import catalogue
-
-    try:
-        return parse_one(text).name in catalogue.parts("task")
-    except FewerError:  # names of Gymnasium may have colons and slashes in them
-        return False
-
-
-def _copy(env: gymnasium.Env, name: str) -> gymnasium.Env:
-    """The same environment again: as it stands, or by its name."""
-    import gymnasium
-
-    try:
-        return copy.deepcopy(env)
-    except Exception as error:  # whatever it holds that cannot be copied
-        with contextlib.suppress(Exception):
-            if env.spec is not None:
-                return gymnasium.make(env.spec)
-        raise FewerError(f"agent: {name} cannot be copied ({error}); give a function that makes it") from error

@@ -11,6 +11,8 @@ import importlib
 import re
 from typing import Any
 
+import numpy as np
+
 from fewer.core.errors import FewerError
 
 _PLACE = re.compile(r"(fewer(?:\.\w+)+):(\w+)")
@@ -39,6 +41,8 @@ def describe(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.number):
+        return value.item()
     if isinstance(value, tuple):
         return {"tuple": [describe(each) for each in value]}
     if isinstance(value, list):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -430,11 +431,13 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
     points: int = 20
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.capacity, self.copies, self.episodes, self.points) < 1 or self.learning_starts < 0:
-            raise FewerError(
-                "off-policy: batch, capacity, copies, episodes and points must be at least 1 and learning_starts at least "
-                f"0; given {self}"
-            )
+        if isinstance(self.policy, Mapping):
+            raise FewerError("off-policy: a filling is laid out over the slots with two stars: OffPolicy(**sac())")
+        least = {"batch": 1, "capacity": 1, "copies": 1, "episodes": 1, "points": 1, "learning_starts": 0}
+        for name, bound in least.items():
+            given = getattr(self, name)
+            if not isinstance(given, int | np.integer) or given < bound:
+                raise FewerError(f"off-policy: {name} is a whole number of at least {bound}; given {given!r}")
         if self.start_with not in ("random", "policy"):
             raise FewerError(f"off-policy: start_with is 'random' or 'policy'; it is {self.start_with!r}")
         if not 0 <= self.discount < 1:
@@ -446,6 +449,11 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
 
     def check(self, task: Task, budget: int) -> None:
         """Refuse a request that cannot run, batches from demonstrations that nobody has included."""
+        if isinstance(task, str) or hasattr(task, "action_space"):
+            raise FewerError(
+                f"off-policy: it learns in a task, not in a {type(task).__name__}; give fewer.control.environments.gym(id), or "
+                "take an Agent, which takes names and environments of Gymnasium as well"
+            )
         super().check(task, budget)
         asked = getattr(self.sampler, "demos", "") is None
         if asked and isinstance(task, Environment) and type(task).demonstrations is Environment.demonstrations:
@@ -527,7 +535,8 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
 
     def resume(self, state: OffPolicyState, tree: dict[str, Any]) -> None:
         """Take up networks and memory, and bring the environments back to where they stood."""
-        super().resume(state, tree)
+        # a tree may come without what was remembered
+        super().resume(state, {"replay": state.replay.state_dict(), **tree})
         state.taken = [[np.asarray(action) for action in actions] for actions in state.taken]
         seeds = {each: derive(state.seed, "episode", each, number) for each, number in enumerate(state.episodes)}
         late = [max(map(len, state.taken)) - len(actions) for actions in state.taken]

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fewer.control.behaviour_regularised import RegularisedActor
+from fewer.control.exported import Form, export
 from fewer.control.mean_flow import OneStepFlow
 from fewer.control.offline import Offline
 from fewer.control.ofql import one_step_flow
 from fewer.control.prior_data import as_memory
 from fewer.control.recorded_data import FromData, Recorded
-from fewer.control.trained import Form, export
 from fewer.core import checkpoint
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.loop import own_randomness

@@ -8,7 +8,9 @@ import dataclasses
 import importlib.util
 import io
 import os
+import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -80,7 +82,8 @@ def check_renders(task: Environment) -> None:
     FewerError
         If it gives no frames, or a package that they are written with is missing.
     """
-    with contextlib.closing(_rendering(_innermost(task))) as environment:
+    # what a driver warns of is said in the error
+    with warnings.catch_warnings(action="ignore"), contextlib.closing(_rendering(_innermost(task))) as environment:
         Filmed(environment, Unexposed()).reset(seed=0)
     if not importlib.util.find_spec("imageio_ffmpeg"):
         need("PIL.Image", extra="vision", what="a film", package="pillow")
@@ -188,8 +191,12 @@ class Filmed:
         try:
             frame = np.asarray(environment.render())
         except Exception as error:  # a package, a display or a driver is missing
-            said = " ".join(str(error).split())
-            raise FewerError(f"{name} cannot render here: {said or type(error).__name__}") from error
+            said = " ".join(str(error).split()) or type(error).__name__
+            # MuJoCo opens a window unless it is told otherwise
+            hint = "mujoco" in sys.modules and "MUJOCO_GL" not in os.environ and "OpenGL" in said
+            raise FewerError(
+                f"{name} cannot render here: {said}{'; set MUJOCO_GL=egl or osmesa where no screen is' if hint else ''}"
+            ) from error
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
             raise FewerError(
                 f"{name} renders {frame.dtype} of shape {frame.shape}, and a film needs uint8 of (height, width, 3)"

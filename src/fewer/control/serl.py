@@ -32,7 +32,8 @@ from fewer.control.loop import BestKnown, FixedRatio, Initialisation, OffPolicy,
 from fewer.control.peg_world import PegTask, peg_slot_2d
 from fewer.control.policies import Actor, Gaussian, GaussianActor, adam, step
 from fewer.control.prior_data import Symmetric, as_memory, given_demonstrations
-from fewer.control.reward_classifiers import VICE, RewardClassifier
+from fewer.control.reward_classifiers import RewardClassifier
+from fewer.control.vice import VICE
 from fewer.core.errors import FewerError
 from fewer.core.loop import own_randomness
 from fewer.core.seeding import derive

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 
 from fewer.control.observed import Observed
 
 if TYPE_CHECKING:
     from fewer.control.environments import Step, Worlds
+    from fewer.demos.demonstrations import Demonstrations
 
 
 class StackedWorlds:
@@ -53,3 +54,45 @@ class StackedWorlds:
     def close(self) -> None:
         """Free what they hold."""
         self.inner.close()
+
+
+class StackedDemonstrations:
+    """Demonstrations of which each observation shows one frame, seen as copies with stacked frames would have seen them.
+
+    Parameters
+    ----------
+    demonstrations : Demonstrations
+        With one frame of each image.
+    rows : float array (steps, observations)
+        Their observations, flat.
+    observed : Observed
+        With the stack.
+    """
+
+    def __init__(
+        self, demonstrations: Demonstrations, rows: Float32[np.ndarray, "steps observations"], observed: Observed
+    ) -> None:
+        self.observed, self._single = observed, replace(observed, stack=1)
+        self._rows = torch.from_numpy(rows)
+        self._frames = self._single.frames(self._rows)[:, 0]
+        self._begin = demonstrations.offsets[demonstrations.episode_of_step()]
+
+    def at(self, steps: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n observations"]:
+        """What is seen at some steps."""
+        return self._joined(self._rows[torch.from_numpy(steps)], self._past(steps, self.observed.stack))
+
+    def after(
+        self, steps: Int[np.ndarray, " n"], following: Float32[np.ndarray, "n observations"]
+    ) -> Float32[np.ndarray, "n observations"]:
+        """What is seen after some steps, of which the newest frames are in ``following``."""
+        rows = torch.from_numpy(following)
+        past = self._past(steps, self.observed.stack - 1)
+        return self._joined(rows, torch.cat([past, self._single.frames(rows)], dim=1))
+
+    def _past(self, steps: Int[np.ndarray, " n"], count: int) -> torch.Tensor:
+        """The last frames up to some steps; at the beginning of an episode, the first one repeated."""
+        back = steps[:, None] + np.arange(1 - count, 1)
+        return self._frames[torch.from_numpy(np.maximum(back, self._begin[steps, None]))]
+
+    def _joined(self, rows: torch.Tensor, frames: torch.Tensor) -> Float32[np.ndarray, "n observations"]:
+        return self.observed.join(self._single.split(rows)[0], frames).numpy()

@@ -6,8 +6,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from fewer.control.critics import Critics, QEnsemble
 from fewer.control.descriptions import describe, rebuild
 from fewer.control.environments import Environment
+from fewer.control.exported import Form, export
 from fewer.control.policies import Actor, Policy
 from fewer.core.errors import FewerError
 from fewer.core.files import write_atomically
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 FORMAT = "fewer-policy-2"
 """Of a saved policy."""
-
-Form = Literal["torchscript", "export"]
-"""Of an exported module: for ``torch.jit.load``, or for ``torch.export.load``."""
 
 
 class Scaled(nn.Module):
@@ -142,7 +139,12 @@ class TrainedPolicy:
             single = sum(part.size for part in parts) == self.observations
             rows = [part.reshape(1, -1) if single else part.reshape(len(part), -1) for part in parts]
             return np.concatenate(rows, axis=1), single
-        seen = np.asarray(observation, dtype=np.float32)
+        if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping):
+            raise FewerError("policy: what reset() gives is an observation and an info; give the first of them alone")
+        try:
+            seen = np.asarray(observation, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise FewerError(f"policy: the observation is no array of numbers ({error})") from error
         # an observation may itself have several axes
         single = seen.ndim < 2 or (seen.size == self.observations and len(seen) > 1)
         return (seen.reshape(1, -1) if single else seen.reshape(len(seen), -1)), single
@@ -191,6 +193,10 @@ class TrainedPolicy:
         FewerError
             If networks were changed while learning, so that the description does not fit them any more.
         """
+        write(path, *self.contents(about))
+
+    def contents(self, about: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What :meth:`save` writes: tensors, and a header for :func:`write`."""
         description = None
         with contextlib.suppress(FewerError):  # a policy of one's own: whoever loads it must bring its description
             description = describe(self.description)
@@ -198,8 +204,8 @@ class TrainedPolicy:
         tensors = {
             # an actor may hold the critics as well, and a file holds each tensor by itself
             f"{part}.{name}": value.detach().contiguous().clone()
-            for part, network in zip(_PARTS, _networks(self.actor, self.critics), strict=False)
-            for name, value in network.state_dict().items()
+            for part, state in self.networks().items()
+            for name, value in state.items()
         }
         if self.description is not None:
             built = _built(self.description, critics, self.observations, len(self.low))
@@ -217,7 +223,12 @@ class TrainedPolicy:
             "critic": describe(critics),
             "about": dict(about or {}),
         }
-        write_atomically(path, to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
+        return tensors, header
+
+    def networks(self) -> dict[str, dict[str, Tensor]]:
+        """The state of each network that is in a file: ``"actor"``, and where it chooses by value ``"critic"`` and ``"slow"``."""
+        named = zip(_PARTS, _networks(self.actor, self.critics), strict=False)
+        return {part: dict(network.state_dict()) for part, network in named}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], policy: Policy | None = None) -> TrainedPolicy:
@@ -235,26 +246,23 @@ class TrainedPolicy:
         FewerError
             If the file is no policy, or one of another shape.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("fewer", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise FewerError(f"{path} is no saved policy ({error}); give a file that save() wrote") from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise FewerError(f"{path} is no saved policy of this version ({FORMAT}); give a file that save() wrote")
-        missing = [name for name in ("policy", "critic", "about", "observations") if name not in header]
-        missing += [name for name in ("low", "high") if name not in tensors]
-        if missing or not isinstance(header["about"], dict):
-            raise FewerError(
-                f"{path} is damaged: it says nothing of {(missing or ['about'])[0]}; give a file that save() wrote"
-            )
+        return cls.of_contents(path, *read(path), policy)
+
+    @classmethod
+    def of_contents(
+        cls,
+        path: str | os.PathLike[str],
+        tensors: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+        policy: Policy | None = None,
+    ) -> TrainedPolicy:
+        """Make one of what :func:`read` read from a file; see :meth:`load`."""
         described = rebuild(header["policy"]) if policy is None else policy
         if described is None:
             raise FewerError(f"{path} does not say how its policy is built; give the description: load(path, policy)")
         made = cls.__new__(cls)
-        made.description, made.about = described, header["about"]
-        made.low, made.high = tensors.pop("low").numpy(), tensors.pop("high").numpy()
+        made.description, made.about = described, dict(header["about"])
+        made.low, made.high = tensors["low"].numpy(), tensors["high"].numpy()
         made.observations = int(header["observations"])
         critics = rebuild(header["critic"])
         made.actor, made.critics = _built(described, critics, made.observations, len(made.low))
@@ -268,50 +276,36 @@ class TrainedPolicy:
         return made
 
 
-def export(module: nn.Module, inputs: Mapping[str, Tensor], path: str | os.PathLike[str], form: Form) -> None:
-    """Write a module for use without this library.
+def write(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write a policy's file: tensors, and what says how it is built."""
+    write_atomically(path, to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
 
-    Parameters
-    ----------
-    module : torch module
-        Of tensors that all have as many rows.
-    inputs : mapping of str to tensor (rows, ...)
-        An example of each argument, by its name; there may be any number of rows later.
-    path : path
-        The file.
-    form : {"torchscript", "export"}
-        For ``torch.jit.load``, or for ``torch.export.load``.
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write` wrote.
 
     Raises
     ------
     FewerError
-        If the form is unknown, or torch cannot write it.
+        If the file is no policy of this version.
     """
-    if form not in ("torchscript", "export"):
-        raise FewerError(f"export: unknown form {form!r}; choose 'torchscript' or 'export'")
-    frozen = [each for each in module.parameters() if each.requires_grad]
-    example = tuple(inputs.values())
-    beside = Path(path).with_suffix(".part")
+    if os.path.isdir(path):
+        raise FewerError(f"{path} is a folder, and no saved policy; give a file that save() wrote")
     try:
-        beside.parent.mkdir(parents=True, exist_ok=True)
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        if form == "torchscript":
-            torch.jit.save(torch.jit.trace(module, example), beside)
-        else:
-            rows = torch.export.Dim("rows", min=1)
-            shapes = {name: {0: rows} for name in inputs}
-            torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), beside)
-        write_atomically(path, beside.read_bytes())
-    except OSError as error:
-        raise FewerError(f"cannot write {path}: {error.strerror or error}; choose a folder that is yours") from error
-    except Exception as error:  # whatever torch raises where it cannot follow a module
-        said = str(error).strip().partition("\n")[0]
-        raise FewerError(f"{type(module).__name__} cannot be written as {form} ({said}); try the other form") from error
-    finally:
-        for parameter in frozen:  # learning may go on
-            parameter.requires_grad_(True)
-        beside.unlink(missing_ok=True)
+        with safe_open(os.fspath(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("fewer", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise FewerError(f"{path} is no saved policy ({error}); give a file that save() wrote") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise FewerError(f"{path} is no saved policy of this version ({FORMAT}); give a file that save() wrote")
+    missing = [name for name in ("policy", "critic", "about", "observations") if name not in header]
+    missing += [name for name in ("low", "high") if name not in tensors]
+    if missing or not isinstance(header["about"], dict):
+        raise FewerError(
+            f"{path} is damaged: it says nothing of {(missing or ['about'])[0]}; give a file that save() wrote"
+        )
+    return tensors, header
 
 
 _PARTS = ("actor", "critic", "slow")

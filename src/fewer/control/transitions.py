@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from fewer.control.replay import Batch
+from fewer.control.stacking import StackedDemonstrations
 from fewer.core.errors import FewerError
 from fewer.demos.demonstrations import Demonstrations, flat
 
@@ -23,7 +25,8 @@ def transitions(
     Parameters
     ----------
     demonstrations : Demonstrations
-        With rewards; actions in the environment's own units.
+        With rewards; actions in the environment's own units.  Where the environment stacks frames, single ones are stacked
+        alike.
     environment : Environment
         Whose bounds of actions hold for one step.
     length : int, default 1
@@ -39,6 +42,9 @@ def transitions(
     """
     name = demonstrations.name
     seen = flat(demonstrations.observations)
+    stacked = _stacked(demonstrations, seen, environment)
+    if stacked is not None:
+        seen = stacked.at(np.arange(len(seen)))
     actions = np.asarray(demonstrations.actions, dtype=np.float64).reshape(demonstrations.steps, -1)
     for what, found, wanted in (
         ("observations", seen.shape[1], environment.observation_size),
@@ -68,7 +74,7 @@ def transitions(
     if not usable.any():
         raise FewerError(f"{name}: no step has a successor; record the observation after each episode's last action")
     rewards = (demonstrations.rewards[windows.index] * windows.mask).sum(1)
-    successors = flat(following)
+    successors = flat(following) if stacked is None else stacked.after(last, flat(following))
 
     def rows(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array[usable], dtype=np.float32))
@@ -81,6 +87,16 @@ def transitions(
         rows(~terminated),
         None if discount is None else rows(_returns(demonstrations, rewards, length, discount)),
     )
+
+
+def _stacked(
+    demonstrations: Demonstrations, seen: np.ndarray, environment: Environment
+) -> StackedDemonstrations | None:
+    """Where the environment shows the last frames of each image, and the demonstrations have single ones."""
+    observed = environment.observed
+    if observed is None or observed.stack == 1 or seen.shape[1] != replace(observed, stack=1).size:
+        return None
+    return StackedDemonstrations(demonstrations, seen, observed)
 
 
 def _returns(demonstrations: Demonstrations, rewards: np.ndarray, length: int, discount: float) -> np.ndarray:

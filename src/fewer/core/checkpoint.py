@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +52,70 @@ def save(path: str | os.PathLike[str], tree: Any) -> None:
     >>> load(file)["step"]
     3
     """
-    tensors: dict[str, torch.Tensor] = {}
-    folder, named = segments_of(path), set[str]()
-
-    def written(ring: Ring) -> list[Segment]:
-        segments = ring.save(folder)
-        named.update(each.file for each in segments)
-        return segments
-
-    described = _describe(tree, "", tensors, written)
+    described, tensors, named = taken_apart(path, tree)
     try:
         header = json.dumps({"format": FORMAT, "tree": described})
         data = to_bytes(tensors, metadata={"fewer": header})
     except (TypeError, ValueError) as error:
         raise FewerError(f"cannot save {path}: {error}") from error
     write_atomically(path, data)
-    # only now: until the new file was there, the old one counted
+    forget_segments(path, named)
+
+
+def taken_apart(path: str | os.PathLike[str], tree: Any) -> tuple[Any, dict[str, torch.Tensor], set[str]]:
+    """Take a tree apart for a file that holds other things besides; rings are written beside it at once.
+
+    Parameters
+    ----------
+    path : path
+        The file that will be written.
+    tree : dict
+        As for :func:`save`.
+
+    Returns
+    -------
+    described : what JSON can hold
+        The tree, with names in place of arrays.
+    tensors : dict
+        Those, by their names ``"0"``, ``"1"``, …
+    segments : set of str
+        What the file will need in its folder; see :func:`forget_segments`.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    folder, named = segments_of(path), set[str]()
+
+    def written(ring: Ring | SavedRing) -> list[Segment]:
+        segments = ring.save(folder)
+        named.update(each.file for each in segments)
+        return segments
+
+    return _describe(tree, "", tensors, written), tensors, named
+
+
+def put_together(path: str | os.PathLike[str], described: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Give the tree that :func:`taken_apart` took apart.
+
+    Raises
+    ------
+    FewerError
+        If the description is of another form, or an array is missing.
+    """
+    try:
+        return _rebuild(described, tensors, segments_of(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise FewerError(f"{path} is damaged ({error}); remove it and start again") from error
+
+
+def forget_segments(path: str | os.PathLike[str], named: Collection[str]) -> None:
+    """Remove what a file needs no more from its folder; after it was written, since until then the older one counted."""
+    folder = segments_of(path)
     if folder.is_dir():
         for file in folder.iterdir():
             if file.name not in named:
                 with contextlib.suppress(OSError):  # it costs room and nothing else
                     file.unlink()
+        with contextlib.suppress(OSError):  # others lie in it
+            folder.rmdir()
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -86,6 +129,8 @@ def load(path: str | os.PathLike[str]) -> Any:
         If the file is missing, cut short, or not a checkpoint.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FewerError(f"{path} is a folder; name a file for the checkpoint")
     if not path.is_file():
         raise FewerError(f"no checkpoint at {path}; start the run again without it")
     try:
@@ -95,13 +140,13 @@ def load(path: str | os.PathLike[str]) -> Any:
         described = json.loads(header or "null")
         if not isinstance(described, dict) or described.get("format") != FORMAT:
             raise FewerError(f"{path} is not a checkpoint of this version ({FORMAT}); remove it and start again")
-        return _rebuild(described["tree"], tensors, segments_of(path))
+        return put_together(path, described["tree"], tensors)
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
         raise FewerError(f"{path} is damaged ({error}); remove it and start again") from error
 
 
 def _describe(
-    value: Any, place: str, tensors: dict[str, torch.Tensor], written: Callable[[Ring], list[Segment]]
+    value: Any, place: str, tensors: dict[str, torch.Tensor], written: Callable[[Ring | SavedRing], list[Segment]]
 ) -> Any:
     """Turn a value into JSON, putting the arrays on the way into ``tensors``, and rings where ``written`` puts them."""
     # bool before int: True is an int in Python
@@ -124,7 +169,7 @@ def _describe(
                 f"checkpoint: {place or 'the value'} is an array of {value.dtype}, not of numbers"
             ) from error
         return {"!": "array", "name": name}
-    if isinstance(value, Ring):
+    if isinstance(value, Ring | SavedRing):
         segments = [[each.file, each.begin, each.end] for each in written(value)]
         return {"!": "ring", "added": value.added, "segments": segments}
     if isinstance(value, np.random.Generator):
@@ -145,7 +190,7 @@ def _describe(
     raise FewerError(f"checkpoint: {place or 'the value'} is a {type(value).__name__}, which cannot be saved exactly")
 
 
-def _rebuild(value: Any, tensors: dict[str, torch.Tensor], folder: Path) -> Any:
+def _rebuild(value: Any, tensors: Mapping[str, torch.Tensor], folder: Path) -> Any:
     if isinstance(value, list):
         return [_rebuild(item, tensors, folder) for item in value]
     if not isinstance(value, dict):

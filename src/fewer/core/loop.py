@@ -16,7 +16,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -29,6 +29,7 @@ from fewer.core.curve import Curve, Point
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.files import fingerprint
 from fewer.core.ledger import Ledger
+from fewer.core.samples import Sample, Samples, Show
 from fewer.core.seeding import derive
 
 
@@ -144,10 +145,13 @@ class Loop(ABC, Generic[T, S]):
         What the budget counts, ``"labels"``.
     accepts : type of Task, or tuple of them
         The kinds of task this loop runs on.
+    watched : tuple of str
+        Measures beside the score that people look at while a run goes on; names of a point's extras.
     """
 
     unit: ClassVar[str]
     accepts: ClassVar[type[Task] | tuple[type[Task], ...]]
+    watched: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def start(self, task: T, budget: int, seed: int) -> S:
@@ -168,6 +172,13 @@ class Loop(ABC, Generic[T, S]):
         the earlier stage no more.
         """
         raise FewerError(f"{type(self).__name__} cannot begin from an earlier stage; use it as the first one")
+
+    def samples(self, state: S) -> Sequence[Sample]:
+        """Give a few things that are made with what has been learned so far, for people to look at; none by default.
+
+        Nothing of the state may change.
+        """
+        return ()
 
     def film(self, state: S, path: Path) -> None:
         """Film what has been learned so far; see :meth:`check_film`."""
@@ -202,7 +213,9 @@ class Loop(ABC, Generic[T, S]):
         if not isinstance(task, self.accepts):
             kinds = self.accepts if isinstance(self.accepts, tuple) else (self.accepts,)
             named = " or ".join(kind.__name__ for kind in kinds)
-            raise FewerError(f"{type(self).__name__} runs on a {named} task; {task.name} is a {type(task).__name__}")
+            raise FewerError(
+                f"{type(self).__name__} runs on a {named} task; {getattr(task, 'name', repr(task))} is a {type(task).__name__}"
+            )
         least = self.least(task)  # pyright: ignore[reportArgumentType]
         if budget < least:
             raise FewerError(
@@ -217,6 +230,7 @@ class Loop(ABC, Generic[T, S]):
         seed: int,
         checkpoint: str | os.PathLike[str] | None = None,
         video: str | os.PathLike[str] | None = None,
+        show: Show | None = None,
     ) -> Iterator[Point]:
         """Run to the budget, a point at a time.
 
@@ -234,6 +248,9 @@ class Loop(ABC, Generic[T, S]):
             always gives the whole curve.
         video : path, optional
             A folder for a film at each point that is made, where the loop can be filmed.
+        show : callable, optional
+            Called with :meth:`samples` when the run begins or goes on, and at each point that is made, before it is yielded;
+            not where there are none.
 
         Yields
         ------
@@ -251,7 +268,7 @@ class Loop(ABC, Generic[T, S]):
         if video is not None:
             self.check_film(task)
         places = [Path(place) if place is not None else None for place in (checkpoint, video)]
-        return self._points(task, budget, seed, places[0], {}, places[1])
+        return self._points(task, budget, seed, places[0], {}, places[1], show=show)
 
     def learn(self, task: T, budget: int, seed: int = 0) -> Learned:
         """Run to the budget and return the curve together with what was learned."""
@@ -268,7 +285,10 @@ class Loop(ABC, Generic[T, S]):
         checkpoint: Path | None,
         box: dict[str, S],
         video: Path | None = None,
+        begun: tuple[Sequence[Point], dict[str, Any]] | None = None,
+        show: Show | None = None,
     ) -> Iterator[Point]:
+        """All points; ``begun`` has those of an earlier run and its state, to go on from where no checkpoint is there yet."""
         with own_randomness(seed, "start"):
             state = self.start(task, budget, seed)
         box["state"] = state
@@ -280,7 +300,11 @@ class Loop(ABC, Generic[T, S]):
                 raise FewerError(f"{checkpoint} belongs to another run; give each run its own file, or remove this one")
             points = [Point(**point) for point in saved["curve"]]
             self.resume(state, saved["state"])
+        elif begun is not None:
+            points = list(begun[0])
+            self.resume(state, begun[1])
         yield from points
+        self._show(state, show)
         seconds = points[-1].extras.get("seconds", 0.0) if points else 0.0
         while state.ledger.spent < budget and not state.exhausted:
             began = time.perf_counter()
@@ -290,6 +314,7 @@ class Loop(ABC, Generic[T, S]):
             self._judge(point, points[-1].spent if points else 0, budget)
             state.points += 1
             points.append(Point(point.spent, point.score, {**point.extras, "seconds": seconds}))
+            self._show(state, show)
             if video is not None:  # before the checkpoint, so that a run that is killed has none too few
                 with own_randomness(seed, "film", state.points):
                     self.film(state, video / f"{point.spent:09d}")
@@ -297,6 +322,14 @@ class Loop(ABC, Generic[T, S]):
                 curve = [each.as_dict() for each in points]
                 checkpoints.save(checkpoint, {"run": who, "curve": curve, "state": state.state_dict()})
             yield points[-1]
+
+    def _show(self, state: S, show: Show | None) -> None:
+        if show is None:
+            return
+        with own_randomness(state.seed, "samples", state.points):
+            rows = tuple(self.samples(state))
+        if rows:
+            show(Samples(state.ledger.spent, rows))
 
     def _judge(self, point: Point, before: int, budget: int) -> None:
         if not math.isfinite(point.score):
@@ -390,6 +423,11 @@ class Stages(Loop[Task, StagesState]):
         """What all stages count."""
         return self.stages[0].loop.unit
 
+    @property
+    def watched(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What is watched of any stage."""
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.loop.watched))
+
     def check(self, task: Task, budget: int) -> None:
         """Refuse a budget that leaves some stage without its first round."""
         for index, stage in enumerate(self.stages):
@@ -419,6 +457,10 @@ class Stages(Loop[Task, StagesState]):
     def result(self, state: StagesState) -> Any:
         """What the running stage has learned."""
         return self.stages[state.stage].loop.result(state.inner)
+
+    def samples(self, state: StagesState) -> Sequence[Sample]:
+        """Those of the running stage."""
+        return self.stages[state.stage].loop.samples(state.inner)
 
     def resume(self, state: StagesState, tree: dict[str, Any]) -> None:
         """Rebuild the stage that was running, then load its state."""

@@ -60,6 +60,22 @@ class SavedRing:
     added: int
     segments: tuple[Segment, ...]
 
+    def save(self, folder: Path) -> list[Segment]:
+        """Copy its segments into a folder; give them.
+
+        Raises
+        ------
+        FewerError
+            If one is missing.
+        """
+        for segment in self.segments if folder != self.folder else ():
+            try:
+                data = (self.folder / segment.file).read_bytes()
+            except OSError as error:
+                raise FewerError(f"{self.folder / segment.file}, a part of a checkpoint, is gone ({error})") from error
+            write_atomically(folder / segment.file, data)
+        return list(self.segments)
+
 
 class Ring:
     """Tensors of one shape, of which the newest are kept.

@@ -47,6 +47,8 @@ class GymTask(ImitationTask, Environment):
         Parts of an observation that are taken.
     options : dict
         For ``gymnasium.make``.
+    stack : int, default 1
+        How many of the last frames are seen of each image, where it is practised in; the demonstrations hold one.
     """
 
     id: str
@@ -56,6 +58,7 @@ class GymTask(ImitationTask, Environment):
     system_noise: float
     observations: tuple[str, ...] | None
     options: dict[str, Any]
+    stack: int = 1
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -71,6 +74,7 @@ class GymTask(ImitationTask, Environment):
     def _print(self) -> str:
         version = need("gymnasium", extra="demos", what="task gym").__version__
         said = (self.metric, self.horizon, self.system_noise, self.observations, sorted(self.options.items()), version)
+        said += () if self.stack == 1 else (self.stack,)
         return fingerprint(self.id, repr(said), self.given.fingerprint())
 
     def fingerprint(self) -> str:
@@ -87,7 +91,7 @@ class GymTask(ImitationTask, Environment):
         if self.system_noise:
             raise FewerError(f"{self.name}: system_noise is for scoring what was imitated; leave it out to practise")
         keys = self.observations if self.observations is not None else tuple(parts(self.given.observations))
-        return plain(self.id, self.metric, self.horizon, None if keys == ("",) else keys, **self.options)
+        return plain(self.id, self.metric, self.horizon, None if keys == ("",) else keys, self.stack, **self.options)
 
     @property
     def observation_size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -120,6 +124,8 @@ class GymTask(ImitationTask, Environment):
 
     def play(self, copies: int) -> Play:
         """Copies to act in as was imitated."""
+        if self.stack != 1:
+            raise FewerError(f"{self.name}: frames are stacked for practising; leave stack out to imitate")
         return GymPlay(
             self.id,
             copies,
@@ -243,6 +249,7 @@ def gym(
     system_noise: float = 0.0,
     observations: list[str] | None = None,
     subset: str | None = None,
+    stack: int = 1,
     **options: Any,
 ) -> GymEnvironment | GymTask:
     """A Gymnasium environment with Box actions, and demonstrations of how to act in it where there are any.
@@ -263,6 +270,9 @@ def gym(
         Which parts of a Dict observation to take.
     subset : str, optional
         Of an HDF5 file: the name of a mask.
+    stack : int, default 1
+        How many of the last frames an observation shows of each image, where it is practised in; demonstrations, which hold
+        one frame an observation, are stacked alike.
     **options
         For ``gymnasium.make``.
 
@@ -284,11 +294,14 @@ def gym(
     if demos is None:
         if system_noise or subset is not None:
             raise FewerError("gym: system_noise and subset are for imitation, which needs demos='file.npz'")
-        return plain(id, metric, horizon, keys, **options)
+        return plain(id, metric, horizon, keys, stack, **options)
     given = load(demos, observations=keys, subset=subset)
     play = GymPlay(id, 1, horizon=horizon, observations=keys, **options)
     _check_match(given, play)
-    return GymTask(id, given, metric, play.horizon, system_noise, keys, options)
+    task = GymTask(id, given, metric, play.horizon, system_noise, keys, options, stack)
+    if stack != 1:
+        task.environment  # noqa: B018 (refuses what shows no images)
+    return task
 
 
 def _check_match(given: Demonstrations, play: GymPlay) -> None:

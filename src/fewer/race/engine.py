@@ -26,6 +26,7 @@ import joblib
 
 from fewer.core.curve import Point
 from fewer.core.errors import FewerError
+from fewer.core.samples import Samples
 
 if TYPE_CHECKING:
     from fewer.core.loop import Task
@@ -67,9 +68,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A run belongs to the race; the first event of each, told by the driver before anything starts."""
+    """A run belongs to the race; the first event of each, told by the driver before anything starts.
+
+    ``watched`` are the measures that people look at while it goes on (see :class:`fewer.core.loop.Loop`).
+    """
 
     run: str
+    watched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,14 @@ class Measured:
 
     run: str
     point: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Showed:
+    """A run shows what it makes, before it learns, before it goes on, and at each of its points just before that is told."""
+
+    run: str
+    samples: Samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +123,7 @@ class Stopped:
     run: str
 
 
-Event = Planned | Started | Measured | Finished | Failed | Stopped
+Event = Planned | Started | Measured | Showed | Finished | Failed | Stopped
 
 
 class Engine(Protocol):
@@ -138,7 +151,10 @@ def work(job: Job) -> Generator[Event]:
     try:
         loop = importlib.import_module(job.compose).loop(job.entry)
         task = _task(job.compose, job.task, job.data)
-        for point in loop.run(task, job.budget, job.seed, job.checkpoint, job.video):
+        made: list[Samples] = []
+        for point in loop.run(task, job.budget, job.seed, job.checkpoint, job.video, made.append):
+            while made:
+                yield Showed(job.run, made.pop(0).readable())
             extras = {str(name): float(value) for name, value in point.extras.items()}
             yield Measured(job.run, Point(int(point.spent), float(point.score), extras))
     except GeneratorExit:
@@ -148,6 +164,8 @@ def work(job: Job) -> Generator[Event]:
         named = line if isinstance(error, FewerError) else f"{type(error).__name__}: {line}".rstrip(": ")
         yield Failed(job.run, named, traceback.format_exc())
     else:
+        for samples in made:  # of a run that was over before it was marked so
+            yield Showed(job.run, samples.readable())
         yield Finished(job.run)
 
 

@@ -69,8 +69,8 @@ class CurveLog:
         place = Path(place)
         alone = place.suffix == ".csv"
         self.table = place if alone else place / TABLE
+        write_atomically(self.table, as_csv([]).encode())  # which says so where nothing can be written
         self._events = None if alone else _Events(place)
-        write_atomically(self.table, as_csv([]).encode())
         self._told = 0
 
     def __enter__(self) -> CurveLog:

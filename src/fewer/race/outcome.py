@@ -8,6 +8,7 @@ from typing import Literal
 
 from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError, nearest
+from fewer.core.samples import Samples
 
 Status = Literal["waiting", "running", "done", "failed", "stopped"]
 
@@ -30,6 +31,8 @@ class Run:
         Why it failed or was stopped, in one line.
     seconds : float
         Time spent advancing.
+    samples : tuple of Samples
+        What it made at first and what it made last; one where these are the same, none where it shows nothing.
     """
 
     entry: str
@@ -38,6 +41,12 @@ class Run:
     curve: Curve | None = None
     error: str | None = None
     seconds: float = 0.0
+    samples: tuple[Samples, ...] = ()
+
+    def showing(self, samples: Samples) -> Run:
+        """The same run, of which the last samples are these."""
+        first = [each for each in self.samples[:1] if each.spent < samples.spent]
+        return replace(self, samples=(*first, samples))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fewer.core.curve import Curve, Point
+from fewer.page import number
+from fewer.race.engine import Planned
 from fewer.race.outcome import Run
 
 _SHOWN = 30
@@ -30,8 +32,8 @@ OVER = ("done", "failed", "stopped")
 class Progress:
     """Pass an instance as ``on_event`` to :func:`fewer.race.race`, inside a ``with``.
 
-    On a terminal a live table shows every run with a bar, its current score, samples per second and the time left;
-    elsewhere (a file, a log) a line is printed when a run ends.
+    On a terminal a live table shows every run with a bar, its current score, samples per second and the time left, and below
+    it what is watched of the runs that are being made; elsewhere (a file, a log) a line is printed when a run ends.
 
     Parameters
     ----------
@@ -44,6 +46,7 @@ class Progress:
     def __init__(self, console: Console, budget: int) -> None:
         self._console, self._budget = console, budget
         self._runs: dict[tuple[str, int], Run] = {}
+        self._watched: dict[str, tuple[str, ...]] = {}
         self._began = time.monotonic()
         self._kept = 0
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
@@ -59,6 +62,8 @@ class Progress:
 
     def __call__(self, event: Any, run: Run) -> None:
         """Take note of an event."""
+        if isinstance(event, Planned):
+            self._watched[run.entry] = event.watched
         before = self._runs.get((run.entry, run.seed))
         self._runs[run.entry, run.seed] = run
         if before is None:
@@ -67,12 +72,21 @@ class Progress:
             return
         if run.status in OVER:
             over = sum(each.status in OVER for each in self._runs.values())
-            said = (
-                f"score {run.curve.final:.4g}" if run.curve and run.status == "done" else f"{run.status}: {run.error}"
-            )
+            said = f"{run.status}: {run.error}"
+            if run.curve and run.status == "done":
+                measured = (f"{name} {number(value)}" for name, value in self._measures(run).items())
+                said = ", ".join([f"score {run.curve.final:.4g}", *measured])
             self._console.print(
-                f"[{over}/{len(self._runs)}] {run.entry}, seed {run.seed}: {said}", highlight=False, markup=False
+                f"[{over}/{len(self._runs)}] {run.entry}, seed {run.seed}: {said}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
+
+    def _measures(self, run: Run) -> dict[str, float]:
+        """What is watched of a run, as far as its last point has it."""
+        measured = run.curve.points[-1].extras if run.curve else {}
+        return {name: measured[name] for name in self._watched.get(run.entry, ()) if name in measured}
 
     def _samples(self, run: Run) -> int:
         return run.curve.points[-1].spent if run.curve else 0
@@ -92,7 +106,21 @@ class Progress:
             left = _clock((self._budget - done) / rate) if rate else ""
             pace = f"{rate:.3g}" if rate else ""
             table.add_row(Text(run.entry, style), str(run.seed), bar, str(self._samples(run)), pace, left, score)
-        return Group(table, Text(self._summary(), "dim"))
+        return Group(table, *self._watch(runs), Text(self._summary(), "dim"))
+
+    def _watch(self, runs: list[Run]) -> list[RenderableType]:
+        """A table of the runs that are being made, with a column for each measure that any of them has."""
+        measured = [(run, found) for run in runs if run.status == "running" and (found := self._measures(run))]
+        names = list(dict.fromkeys(name for _, found in measured for name in found))
+        if not names:
+            return []
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for name in ("run", "seed", *names):
+            table.add_column(Text(name), justify="left" if name == "run" else "right")
+        for run, found in measured:
+            numbers = [number(found[name]) if name in found else "" for name in names]
+            table.add_row(Text(run.entry), str(run.seed), *numbers)
+        return [Text(), table]
 
     def _summary(self) -> str:
         over = sum(run.status in OVER for run in self._runs.values())

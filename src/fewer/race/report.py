@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fewer import __version__, page
 from fewer.core.stats import Interval, SamplesToTarget
+from fewer.race import made
 from fewer.race.outcome import Outcome, Run
 from fewer.race.plot import plot
 from fewer.race.summary import Row, ranked, table
@@ -182,7 +183,7 @@ def command(outcome: Outcome, target: float | None = None) -> str:
 
 
 def html(outcome: Outcome, path: str | os.PathLike[str], target: float | None = None) -> None:
-    """Write a page that opens offline: sentence, sortable table, interactive curves, failures and the command.
+    """Write a page that opens offline: sentence, sortable table, interactive curves, failures, what was made, and the command.
 
     Parameters
     ----------
@@ -221,6 +222,7 @@ def html(outcome: Outcome, path: str | os.PathLike[str], target: float | None = 
         curves=drawn or '<p class="soft">No run has finished, so there are no curves to draw.</p>',
         table=_table(outcome, target),
         failures=_failures(outcome) + _stopped(outcome),
+        made=made.as_html(outcome),
         command=page.code(command(outcome, target)),
     )
     write_atomically(path, filled.encode())

@@ -20,7 +20,19 @@ from fewer.core.errors import FewerError, nearest
 from fewer.core.files import fingerprint
 from fewer.core.loop import Loop, Task
 from fewer.core.spec import canonical
-from fewer.race.engine import Engine, Event, Failed, Finished, Job, LocalEngine, Measured, Planned, Started, Stopped
+from fewer.race.engine import (
+    Engine,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    LocalEngine,
+    Measured,
+    Planned,
+    Showed,
+    Started,
+    Stopped,
+)
 from fewer.race.logs import RunFolders
 from fewer.race.outcome import Outcome, Run
 from fewer.race.store import Differs, Store
@@ -106,7 +118,7 @@ def race(
     >>> [point.spent for point in outcome.curves("margin")[0]]
     [10, 20, 30]
     """
-    planned, data = _plan(task, entries, budget, _seeds(seeds, first_seed), compose, video is not None)
+    planned, data, watched = _plan(task, entries, budget, _seeds(seeds, first_seed), compose, video is not None)
     films = RunFolders(Path(video).absolute()) if video is not None else None
     with contextlib.ExitStack() as opened:
         stored = opened.enter_context(Store(store if store is not None else STORE, write=True))
@@ -117,7 +129,7 @@ def race(
         runs = stored.runs(name)
         tell = on_event or (lambda event, run: None)
         for run, of in runs.items():
-            tell(Planned(run), of)
+            tell(Planned(run, watched[of.entry]), of)
         jobs = [
             Job(
                 run,
@@ -174,6 +186,9 @@ def _follow(
                 if hopeless is not None and run not in reasons and (reason := _reason(hopeless, run, runs)):
                     reasons[run] = reason
                     stop(run)
+            case Showed(_, samples):
+                store.show(run, samples)
+                runs[run] = runs[run].showing(samples)
             case Finished():
                 store.finish(run)
                 runs[run] = replace(runs[run], status="done")
@@ -215,8 +230,8 @@ def _plan(
     seeds: tuple[int, ...],
     compose: str,
     filmed: bool = False,
-) -> tuple[Outcome, str]:
-    """Check everything; give the race with all its runs waiting, and the data's fingerprint."""
+) -> tuple[Outcome, str, dict[str, tuple[str, ...]]]:
+    """Check everything; give the race with all its runs waiting, the data's fingerprint, and what is watched of each entry."""
     if budget < 1:
         raise FewerError(f"the budget is {budget}; give one sample or more")
     specs = _entries(entries)
@@ -239,7 +254,8 @@ def _plan(
         counted = ", ".join(f"{label} ({loop.unit})" for label, loop in loops.items())
         raise FewerError(f"these entries spend different things and cannot share a budget: {counted}; race them apart")
     runs = tuple(Run(label, seed, "waiting") for seed in seeds for label in specs)  # all entries advance seed by seed
-    return Outcome(task, made.metric, units.pop(), budget, seeds, specs, runs), made.fingerprint()
+    watched = {label: loop.watched for label, loop in loops.items()}
+    return Outcome(task, made.metric, units.pop(), budget, seeds, specs, runs), made.fingerprint(), watched
 
 
 def _hash(race: Outcome, run: Run, data: str, compose: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError
 from fewer.core.files import fingerprint, remove_checkpoint
+from fewer.core.samples import Sample, Samples
 from fewer.race.database import Database
 from fewer.race.outcome import Outcome, Run, Status
 
@@ -40,6 +41,13 @@ CREATE TABLE race_runs (
     race TEXT NOT NULL REFERENCES races (id), label TEXT NOT NULL, run TEXT NOT NULL REFERENCES runs (id),
     PRIMARY KEY (race, label, run)
 ) WITHOUT ROWID;
+"""
+
+# beside the schema: stores from before there were samples lack it, and are stores of this version all the same
+SAMPLES = """
+CREATE TABLE IF NOT EXISTS samples (
+    run TEXT NOT NULL REFERENCES runs (id), spent INTEGER NOT NULL, rows TEXT NOT NULL, PRIMARY KEY (run, spent)
+) WITHOUT ROWID
 """
 
 
@@ -113,6 +121,8 @@ class Store:
             self.checkpoints = real.with_name(f"{real.name}.checkpoints")
         self._file = Database(path, SCHEMA, write=write)
         if write:
+            with self._file.writing() as db:
+                db.execute(SAMPLES)
             self._sweep()
 
     def __enter__(self) -> Store:
@@ -183,6 +193,16 @@ class Store:
             )
         return stored is None
 
+    def show(self, run: str, samples: Samples) -> None:
+        """Keep what a run makes: the first samples of all, and the last."""
+        rows = json.dumps([[row.asked, row.made, row.score] for row in samples.rows])
+        with self._file.writing() as db:
+            db.execute(
+                "DELETE FROM samples WHERE run = ? AND (spent >= ? OR spent > (SELECT min(spent) FROM samples WHERE run = ?))",
+                (run, samples.spent, run),
+            )
+            db.execute("INSERT INTO samples VALUES (?, ?, ?)", (run, samples.spent, rows))
+
     def finish(self, run: str) -> None:
         """Note that a run is done, and then remove its checkpoint."""
         with self._file.writing() as db:
@@ -208,6 +228,7 @@ class Store:
             self._remove(self.checkpoint(run))
         with self._file.writing() as db:
             db.executemany("DELETE FROM points WHERE run = ?", rows)
+            db.executemany("DELETE FROM samples WHERE run = ?", rows)
             change = "status = 'waiting', error = NULL, traceback = NULL, started = NULL, finished = NULL"
             db.executemany(f"UPDATE runs SET {change} WHERE id = ?", rows)
 
@@ -237,6 +258,7 @@ class Store:
         A run that is being made right now is ``"waiting"`` here, with the points it has so far.
         """
         points: dict[str, list[Point]] = {}
+        shown: dict[str, list[Samples]] = {}
         with self._file.reading() as db:
             seeds, entries = map(
                 json.loads, db.execute("SELECT seeds, entries FROM races WHERE id = ?", (race,)).fetchone()
@@ -246,9 +268,13 @@ class Store:
             measured = "SELECT points.* FROM points JOIN race_runs USING (run) WHERE race = ? ORDER BY run, spent"
             for run, spent, score, extras in db.execute(measured, (race,)):
                 points.setdefault(run, []).append(Point(spent, score, json.loads(extras)))
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'samples'").fetchone():
+                of_race = "SELECT samples.* FROM samples JOIN race_runs USING (run) WHERE race = ? ORDER BY run, spent"
+                for run, spent, made in db.execute(of_race, (race,)):
+                    shown.setdefault(run, []).append(Samples(spent, tuple(Sample(*row) for row in json.loads(made))))
         labels = list(entries)
         rows.sort(key=lambda row: (seeds.index(row[2]), labels.index(row[1])))
-        return {run: _run(points.get(run), *rest) for run, *rest in rows}
+        return {run: _run(points.get(run), tuple(shown.get(run, ())), *rest) for run, *rest in rows}
 
     def outcome(self, race: str) -> Outcome:
         """Give a race with all its runs.
@@ -293,10 +319,12 @@ class Store:
             remove_checkpoint(file)  # what cannot be removed costs room and nothing else; no reason to stop a race
 
 
-def _run(points: list[Point] | None, entry: str, seed: int, status: Status, error: str | None) -> Run:
+def _run(
+    points: list[Point] | None, samples: tuple[Samples, ...], entry: str, seed: int, status: Status, error: str | None
+) -> Run:
     if points is None:
-        return Run(entry, seed, status, error=error)
-    return Run(entry, seed, status, Curve(tuple(points)), error, points[-1].extras.get("seconds", 0.0))
+        return Run(entry, seed, status, error=error, samples=samples)
+    return Run(entry, seed, status, Curve(tuple(points)), error, points[-1].extras.get("seconds", 0.0), samples)
 
 
 def _now() -> str:

@@ -20,7 +20,7 @@ _HOMES: dict[str, str] = {
     "GreedyBaseline": "fewer.rollouts.remax",
     "GroupRelative": "fewer.rollouts.advantages",
     "InterleavedCompression": "fewer.rollouts.siri",
-    "LIM": "fewer.rollouts.limr",
+    "LIM": "fewer.rollouts.impact_scores",
     "Language": "fewer.rollouts.problems",
     "LearningImpact": "fewer.rollouts.limr",
     "LeaveOneOut": "fewer.rollouts.advantages",
@@ -109,8 +109,9 @@ if TYPE_CHECKING:
     from fewer.rollouts.ead import EAD, AnnealedTemperature
     from fewer.rollouts.experience import Experience, sequence_mean, token_mean
     from fewer.rollouts.grpo_lambda import EfficiencyWhereRight, GRPOLambda
+    from fewer.rollouts.impact_scores import LIM
     from fewer.rollouts.language_task import lm
-    from fewer.rollouts.limr import LIM, LIMR, LearningImpact
+    from fewer.rollouts.limr import LIMR, LearningImpact
     from fewer.rollouts.loop import PostTraining
     from fewer.rollouts.objectives import Clipped, PolicyGradient, clipped_surrogate, divergence
     from fewer.rollouts.policy import TrainedPolicy

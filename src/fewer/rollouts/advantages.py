@@ -9,6 +9,7 @@ in LLMs" (RLOO), ACL 2024, arXiv:2402.14740.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,22 +21,22 @@ from fewer.rollouts.experience import Experience
 
 
 class Advantage(Protocol):
-    """How rewards become advantages."""
+    """How rewards become advantages: nothing else is needed for it, by default, and groups may be of any size."""
 
     @property
     def greedy(self) -> bool:
         """Whether it reads the reward of each prompt's greedy completion."""
-        ...
+        return False
 
     @property
     def reference(self) -> bool:
         """Whether it reads log-probabilities of the model that the run began with."""
-        ...
+        return False
 
     def check(self, group: int) -> None:
         """Refuse groups that are too small."""
-        ...
 
+    @abstractmethod
     def __call__(
         self, rewards: Float[Tensor, "prompts group"], experience: Experience
     ) -> Float[Tensor, "rollouts new"] | Float[Tensor, "prompts group"]:
@@ -86,7 +87,7 @@ def leave_one_out(rewards: Float[Tensor, "prompts group"]) -> Float[Tensor, "pro
 
 
 @dataclass(frozen=True)
-class GroupRelative:
+class GroupRelative(Advantage):
     """GRPO's: see :func:`group_relative`.
 
     Parameters
@@ -96,8 +97,6 @@ class GroupRelative:
     """
 
     scale: bool = True
-    greedy = False
-    reference = False
 
     def check(self, group: int) -> None:
         """Two or more."""
@@ -111,11 +110,8 @@ class GroupRelative:
 
 
 @dataclass(frozen=True)
-class LeaveOneOut:
+class LeaveOneOut(Advantage):
     """RLOO's: see :func:`leave_one_out`."""
-
-    greedy = False
-    reference = False
 
     def check(self, group: int) -> None:
         """Two or more."""
@@ -129,7 +125,7 @@ class LeaveOneOut:
 
 
 @dataclass(frozen=True)
-class Reward:
+class Reward(Advantage):
     """REINFORCE's: the reward itself, or less the mean of its batch.
 
     Parameters
@@ -139,11 +135,6 @@ class Reward:
     """
 
     centred: bool = False
-    greedy = False
-    reference = False
-
-    def check(self, group: int) -> None:
-        """Any."""
 
     def __call__(
         self, rewards: Float[Tensor, "prompts group"], experience: Experience

@@ -78,7 +78,7 @@ def positive_to_negative(
 
 
 @dataclass(frozen=True)
-class Balanced:
+class Balanced(Objective):
     """The clipped surrogate between bounds that are searched for at each update; fills the slot ``objective``.
 
     Parameters
@@ -125,11 +125,6 @@ class Balanced:
             )
         if self.variant not in ("paper", "repo"):
             raise FewerError(f"bapo: variant is {self.variant!r}; choose paper or repo")
-
-    @property
-    def reference(self) -> bool:
-        """Never."""
-        return False
 
     @property
     def fits(self) -> bool:

@@ -28,8 +28,10 @@ from fewer.core.errors import FewerError
 from fewer.core.loop import own_randomness
 from fewer.rollouts.baselines import grpo
 from fewer.rollouts.chain_sums import ChainSums
+from fewer.rollouts.evaluation import evaluate
 from fewer.rollouts.experience import Experience
-from fewer.rollouts.loop import PostTraining, evaluate
+from fewer.rollouts.loop import PostTraining
+from fewer.rollouts.slots import Selector
 
 
 def most_varied(values: Float[Tensor, "sets values"], count: int) -> Int[Tensor, "sets count"]:
@@ -75,7 +77,7 @@ def nothing_before(cumulated: Float[Tensor, "sets values"]) -> Float[Tensor, "se
 
 
 @dataclass(frozen=True)
-class DualDownSampling:
+class DualDownSampling(Selector):
     """Which rollouts and tokens are learned from; fills the slot ``selector``.
 
     Parameters
@@ -171,7 +173,7 @@ def D3S(
 
 
 @dataclass(frozen=True)
-class RewardDownSampling:
+class RewardDownSampling(Selector):
     """In each group, the rollouts whose rewards vary most, all tokens of them: PODS; fills the slot ``selector``.
 
     Parameters
@@ -197,7 +199,7 @@ class RewardDownSampling:
 
 
 @dataclass(frozen=True)
-class RandomDownSampling:
+class RandomDownSampling(Selector):
     """Rollouts by chance, as many as D3S keeps, and all of their tokens: the control; fills the slot ``selector``.
 
     Parameters

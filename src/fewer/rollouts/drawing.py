@@ -48,6 +48,7 @@ class Drawing:
             )
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.numbers: Tensor | None = None
+        self._memory: Tensor | None = None
         if draws is not None:
             self.numbers = torch.rand(room, rows, generator=draws, device=draws.device, dtype=torch.float64)
 
@@ -64,14 +65,14 @@ class Drawing:
         logits = logits.float()
         # each pass over all tokens of all rows costs as much as one of the model's smaller layers: there are five
         most = logits.amax(1, keepdim=True)
-        odds = (logits - most).exp_()
+        odds = torch.sub(logits, most, out=self._like(logits)).exp_()
         whole = odds.sum(1)
         total = most + whole.log()[:, None]
         if not bool(total.isfinite().all()):
             raise FewerError(
                 f"decode: the model's logits are not numbers at token {place}; its weights may have diverged"
             )
-        entropy = total[:, 0] - torch.linalg.vecdot(odds, logits) / whole
+        entropy = total[:, 0] - (odds[:, None] @ logits[..., None])[:, 0, 0] / whole
         if self.numbers is None:
             tokens = logits.argmax(1)
             logps = self._of(logits, tokens) - total[:, 0]
@@ -84,7 +85,7 @@ class Drawing:
             )
         if self.top_p == 1 and not self.top_k:
             if temperature != 1:
-                odds = ((logits - most) / temperature).exp_()
+                odds = torch.sub(logits, most, out=odds).div_(temperature).exp_()
             tokens = chosen(odds, numbers)
             logps = self._of(logits, tokens) - total[:, 0]
             if temperature == 1:
@@ -96,6 +97,12 @@ class Drawing:
         tokens = self._of(places, which)
         behaviour = self._of(kept, which).log() - kept.sum(1).log()
         return tokens, self._of(logits, tokens) - total[:, 0], behaviour, entropy
+
+    def _like(self, logits: Tensor) -> Tensor:
+        """Memory of this shape, the same at every token: to get so much anew takes longer than to compute what goes into it."""
+        if self._memory is None:
+            self._memory = torch.empty_like(logits)
+        return self._memory[: len(logits)]
 
     def _kept(
         self, logits: Float[Tensor, "rows vocabulary"]
@@ -128,6 +135,10 @@ class Drawing:
         return values.gather(1, places[:, None])[:, 0]
 
 
+BLOCK = 256
+"""Values whose weights :func:`chosen` adds up before it looks for the one that is drawn, where there are many."""
+
+
 def chosen(weights: Float[Tensor, "rows values"], numbers: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
     """Places drawn in proportion to weights, by a number in [0, 1) for each row; never one whose weight is 0.
 
@@ -136,7 +147,28 @@ def chosen(weights: Float[Tensor, "rows values"], numbers: Float[Tensor, " rows"
     >>> chosen(torch.tensor([[1.0, 0.0, 3.0]] * 3), torch.tensor([0.0, 0.24, 0.26], dtype=torch.float64)).tolist()
     [0, 0, 2]
     """
-    sums = weights.cumsum(1)
-    whole = sums[:, -1]
-    target = torch.minimum((numbers * whole).to(sums.dtype), whole.nextafter(torch.zeros_like(whole)))
-    return torch.searchsorted(sums, target[:, None], right=True)[:, 0]
+    many = weights.shape[1]
+    if many < 16 * BLOCK:
+        sums = weights.cumsum(1)
+        return _first_beyond(sums, (numbers * sums[:, -1]).to(sums.dtype))
+    # adding up one after another is slow: whole blocks first, then only within the one that was drawn
+    whole = many - many % BLOCK
+    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(2)
+    if whole < many:
+        sums = torch.cat([sums, weights[:, whole:].sum(1, keepdim=True)], dim=1)
+    sums = sums.cumsum(1)
+    target = _below((numbers * sums[:, -1]).to(sums.dtype), sums[:, -1])
+    block = torch.searchsorted(sums, target[:, None], right=True)
+    rest = target - torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)[:, 0]
+    places = block * BLOCK + torch.arange(BLOCK, device=weights.device)
+    within = torch.where(places < many, weights.gather(1, places.clamp(max=many - 1)), 0.0).cumsum(1)
+    return block[:, 0] * BLOCK + _first_beyond(within, rest)
+
+
+def _first_beyond(sums: Float[Tensor, "rows values"], target: Float[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """Where running sums first exceed a number, which rounding must not put beyond them all."""
+    return torch.searchsorted(sums, _below(target, sums[:, -1])[:, None], right=True)[:, 0]
+
+
+def _below(target: Float[Tensor, " rows"], limit: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+    return torch.minimum(target, limit.nextafter(torch.zeros_like(limit)))

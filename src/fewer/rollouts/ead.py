@@ -29,14 +29,16 @@ from fewer.core.seeding import torch_generator
 from fewer.rollouts.baselines import grpo
 from fewer.rollouts.chain_sums import ChainSums
 from fewer.rollouts.decoding import Sampled, decode
-from fewer.rollouts.loop import PostTraining, judged
+from fewer.rollouts.evaluation import judged
+from fewer.rollouts.loop import PostTraining
+from fewer.rollouts.slots import Sampler
 
 SLOWEST = 40_000
 """Tokens that the scale of the decay does not go beyond."""
 
 
 @dataclass(frozen=True)
-class AnnealedTemperature:
+class AnnealedTemperature(Sampler):
     """Temperature by a token's place in its completion; fills the slot ``sampler``.
 
     Parameters

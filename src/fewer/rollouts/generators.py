@@ -36,10 +36,10 @@ def arithmetic(rng: np.random.Generator, level: int) -> Problem:
     --------
     >>> problem = arithmetic(np.random.default_rng(0), level=2)
     >>> problem.prompt, problem.answer
-    ('What is 17 + 13 + 10? Answer with the number.', '40')
+    ('Compute 17 + 13 + 10. Reply with only the number.', '40')
     """
     numbers = rng.integers(1, 20, level + 1).tolist()
-    return Problem(f"What is {' + '.join(map(str, numbers))}? Answer with the number.", str(sum(numbers)))
+    return Problem(f"Compute {' + '.join(map(str, numbers))}. Reply with only the number.", str(sum(numbers)))
 
 
 def countdown(rng: np.random.Generator, level: int) -> Problem:

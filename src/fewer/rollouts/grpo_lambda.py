@@ -32,10 +32,11 @@ from fewer.rollouts.baselines import grpo
 from fewer.rollouts.chain_sums import ChainSums
 from fewer.rollouts.loop import PostTraining
 from fewer.rollouts.objectives import Clipped
+from fewer.rollouts.slots import Shaping
 
 
 @dataclass(frozen=True)
-class EfficiencyWhereRight:
+class EfficiencyWhereRight(Shaping):
     """Rewards that count length in the groups with most right completions; fills the slot ``shaping``.
 
     Parameters

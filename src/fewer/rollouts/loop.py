@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -23,201 +23,18 @@ from fewer.core.curve import Point
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.ledger import Ledger
 from fewer.core.loop import Loop, State, Task
-from fewer.core.seeding import derive, generator, torch_generator
+from fewer.core.samples import Sample
+from fewer.core.seeding import derive, torch_generator
 from fewer.models.optimisers import AdamW, Constant, Optimiser, Schedule, parameter_groups, set_rate
 from fewer.rollouts.advantages import Advantage, GroupRelative
+from fewer.rollouts.curations import Curation, PromptStream, Uniform
 from fewer.rollouts.decoding import Sampled, decode, teacher_forced
+from fewer.rollouts.evaluation import SHOWN, completions, evaluate, judged
 from fewer.rollouts.experience import Experience, sequence_mean, token_mean
 from fewer.rollouts.objectives import Clipped, Objective
 from fewer.rollouts.policy import TrainedPolicy
-from fewer.rollouts.problems import Language, Problem, Problems, Verdicts, prompt_tokens, verdicts
-from fewer.tasks.rounds import Rounds
-
-
-class PromptStream(Protocol):
-    """What a curation builds for one run; its state is saved with the run."""
-
-    def draw(self, count: int) -> Int[np.ndarray, " prompts"]:
-        """Places of the next prompts, ``count`` at most and one at least."""
-        ...
-
-    def record(self, places: Int[np.ndarray, " prompts"], correct: Float[np.ndarray, " prompts"]) -> bool:
-        """Hear which share of each prompt's rollouts was right; true if the model shall begin anew."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What changes while the run goes on."""
-        ...
-
-    def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Take it up."""
-        ...
-
-
-class Curation(Protocol):
-    """Which prompts are learned from."""
-
-    def build(self, prompts: int, seed: int) -> PromptStream:
-        """For a run with so many prompts."""
-        ...
-
-    def least(self, prompts: int) -> int:
-        """How many are drawn, of so many, before it does what it is for."""
-        ...
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """All prompts in rounds, each round in another order."""
-
-    def build(self, prompts: int, seed: int) -> PromptStream:
-        """Begin."""
-        return UniformStream(Rounds(prompts, generator(seed, "prompts")))
-
-    def least(self, prompts: int) -> int:
-        """One."""
-        return 1
-
-
-class UniformStream:
-    """What :class:`Uniform` builds.
-
-    Parameters
-    ----------
-    rounds : Rounds
-        Deals.
-    """
-
-    def __init__(self, rounds: Rounds) -> None:
-        self.rounds = rounds
-
-    def draw(self, count: int) -> Int[np.ndarray, " prompts"]:
-        """The next of the round."""
-        return self.rounds.draw(count)
-
-    def record(self, places: Int[np.ndarray, " prompts"], correct: Float[np.ndarray, " prompts"]) -> bool:
-        """Nothing is learned from it."""
-        return False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the rounds."""
-        return self.rounds.state_dict()
-
-    def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Take it up."""
-        self.rounds.load_state_dict(tree)
-
-
-class Lengths(Protocol):
-    """How many tokens a completion may have."""
-
-    def cap(self, step: int, longest: int) -> int:
-        """At a step, from 1 to ``longest``."""
-        ...
-
-
-@dataclass(frozen=True)
-class FixedLength:
-    """The same throughout.
-
-    Parameters
-    ----------
-    tokens : int, optional
-        How many; as many as the task allows, by default.
-    """
-
-    tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.tokens is not None and self.tokens < 1:
-            raise FewerError(f"fixed length: tokens must be at least 1; given {self.tokens}")
-
-    def cap(self, step: int, longest: int) -> int:
-        """Always the same."""
-        return longest if self.tokens is None else self.tokens
-
-
-class Sampler(Protocol):
-    """How completions are drawn."""
-
-    @property
-    def top_p(self) -> float:
-        """Smallest share of the probability that is drawn from."""
-        ...
-
-    def temperature(self, step: int) -> float | Callable[[int], float]:
-        """What logits are divided by, of every token or by the token's place in the completion."""
-        ...
-
-    def check(self, longest: int) -> None:
-        """Warn of completions too short for it."""
-        ...
-
-    def old(self, sampled: Sampled) -> Float[Tensor, "rollouts new"]:
-        """Log-probabilities that ratios are taken to."""
-        ...
-
-    def weights(self, sampled: Sampled) -> Float[Tensor, "rollouts new"] | None:
-        """What each token's loss is multiplied by; None for 1."""
-        ...
-
-
-@dataclass(frozen=True)
-class Ancestral:
-    """From the model's own distribution, or from that at another temperature.
-
-    Parameters
-    ----------
-    tau : float, default 1
-        What logits are divided by.
-    top_p : float, default 1
-        Smallest share of the probability that is drawn from.
-    """
-
-    tau: float = 1.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.tau > 0 and 0 < self.top_p <= 1):
-            raise FewerError(f"ancestral sampling: tau must be positive and top_p in (0, 1]; given {self}")
-
-    def temperature(self, step: int) -> float:
-        """The same for all."""
-        return self.tau
-
-    def check(self, longest: int) -> None:
-        """None is."""
-
-    def old(self, sampled: Sampled) -> Float[Tensor, "rollouts new"]:
-        """The model's own."""
-        return sampled.logps
-
-    def weights(self, sampled: Sampled) -> None:
-        """All alike."""
-        return None
-
-
-class Shaping(Protocol):
-    """What a completion is worth, from what the verifier said."""
-
-    def __call__(
-        self,
-        rewards: Float[Tensor, "prompts group"],
-        correct: Bool[Tensor, "prompts group"],
-        lengths: Int[Tensor, "..."],
-    ) -> Float[Tensor, "prompts group"]:
-        """Of each rollout; lengths are in tokens, the one that ends it included."""
-        ...
-
-
-class Selector(Protocol):
-    """Which rollouts and tokens are learned from."""
-
-    def __call__(
-        self, advantages: Float[Tensor, "rollouts new"], experience: Experience, progress: float
-    ) -> Bool[Tensor, "rollouts new"]:
-        """Tokens that are kept; rollouts without any cost nothing."""
-        ...
+from fewer.rollouts.problems import Language, Problem, Problems, prompt_tokens
+from fewer.rollouts.slots import Adapter, Ancestral, FixedLength, Lengths, Sampler, Selector, Shaping
 
 
 @dataclass
@@ -236,14 +53,6 @@ class PostTrainingState(State):
     draws: torch.Generator = field(kw_only=True)
     step: int = field(default=0, kw_only=True)
     after: int = field(default=0, kw_only=True)
-
-
-class Adapter(Protocol):
-    """Something that is built into a frozen model and learns in its place."""
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Build it in; its parameters alone want gradients."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -290,6 +99,7 @@ class PostTraining(Loop[Problems, PostTrainingState]):
 
     unit: ClassVar[str] = "rollouts"
     accepts: ClassVar[type[Problems]] = Problems
+    watched: ClassVar[tuple[str, ...]] = ("reward", "accuracy while learning", "length", "entropy", "tokens per second")
 
     curation: Curation = field(default_factory=Uniform)
     lengths: Lengths = field(default_factory=FixedLength)
@@ -401,6 +211,12 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         """The model as it is now."""
         return TrainedPolicy(replace(state.language, network=state.network), state.task.longest)
 
+    def samples(self, state: PostTrainingState) -> list[Sample]:
+        """Completions of the first held-out problems."""
+        language = replace(state.language, network=state.network)
+        with memory_is_named():
+            return completions(state.task, language, state.held_out[:SHOWN], state.seed)
+
     def receive(self, state: PostTrainingState, artefact: Any) -> None:
         """Begin from the model that an earlier stage trained."""
         if not isinstance(artefact, TrainedPolicy):
@@ -428,7 +244,7 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         report = self.learn_from(state, experience, advantages, keep)
         sampled = experience.sampled
         state.step += 1
-        if state.stream.record(experience.places.numpy(), experience.correct.double().mean(1).numpy()):
+        if state.stream.record(experience.places.numpy(), experience.correct.double().mean(1).cpu().numpy()):
             self._begin_anew(state)
         return report | {
             "reward": float(experience.rewards.mean()),
@@ -457,12 +273,12 @@ class PostTraining(Loop[Problems, PostTrainingState]):
             group=self.group,
             **options,
         )
-        shape = (len(problems), self.group)
+        shape, where = (len(problems), self.group), sampled.mask.device
         found = judged(state.task, language, [each for each in problems for _ in range(self.group)], sampled)
         greedy = reference = None
         if self.advantage.greedy:
             best = decode(state.network, prompts, greedy=True, draws=None, **options)
-            greedy = torch.from_numpy(judged(state.task, language, problems, best).rewards).float()
+            greedy = torch.from_numpy(judged(state.task, language, problems, best).rewards).float().to(where)
             state.ledger.add("tokens", float(best.mask.sum()))
         if self.advantage.reference or self.objective.reference:
             with torch.no_grad():
@@ -471,8 +287,8 @@ class PostTraining(Loop[Problems, PostTrainingState]):
             sampled,
             problems,
             torch.from_numpy(places),
-            torch.from_numpy(found.rewards).view(shape),
-            torch.from_numpy(found.correct).view(shape),
+            torch.from_numpy(found.rewards).view(shape).to(where),
+            torch.from_numpy(found.correct).view(shape).to(where),
             cap,
             greedy,
             reference,
@@ -584,33 +400,3 @@ def memory_is_named() -> Iterator[None]:
             "post-training: memory ran out; set rows to fewer rollouts at once, or lower prompts, group or the task's longest "
             "completion"
         ) from error
-
-
-def judged(task: Problems, language: Language, problems: list[Problem], sampled: Sampled) -> Verdicts:
-    """Verify what was sampled."""
-    return verdicts(task, problems, language.texts(sampled.completions()))
-
-
-@torch.inference_mode()
-def evaluate(task: Problems, language: Language, problems: list[Problem], seed: int) -> tuple[float, dict[str, float]]:
-    """Share of problems solved by one completion at temperature 1, and beside it by the greedy one.
-
-    Parameters
-    ----------
-    task : Problems
-        Verifies.
-    language : Language
-        The model.
-    problems : list of Problem
-        Each is tried once.
-    seed : int
-        Of what is drawn; the same at each point.
-    """
-    prompts = [prompt_tokens(language, problem, task.longest) for problem in problems]
-    draws = torch_generator(seed, "held out")
-    options: dict[str, Any] = {"new": task.longest, "end": language.end, "pad": language.pad}
-    sampled = decode(language.network, prompts, draws=draws, **options)
-    greedy = decode(language.network, prompts, greedy=True, draws=None, **options)
-    once, best = (judged(task, language, problems, each).correct.mean() for each in (sampled, greedy))
-    length = float(sampled.mask.sum(1).double().mean())
-    return float(once), {"greedy accuracy": float(best), "held-out length": length}

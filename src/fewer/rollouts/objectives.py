@@ -9,6 +9,7 @@ Reinforcement Learning System at Scale" (the upper bound apart from the lower on
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -22,24 +23,25 @@ Tokens = Float[Tensor, "rows new"]
 
 
 class Objective(Protocol):
-    """What is made small."""
+    """What is made small: the losses of tokens, which depend on nothing else by default."""
 
     @property
     def reference(self) -> bool:
         """Whether it reads log-probabilities of the model that the run began with."""
-        ...
+        return False
 
     @property
     def fits(self) -> bool:
         """Whether it changes with each batch; then the loop computes log-probabilities before it asks for losses."""
-        ...
+        return False
 
     def fitted(
         self, logps: Tokens, old: Tokens, advantages: Tokens, mask: Bool[Tensor, "rows new"]
     ) -> tuple[Objective, dict[str, float]]:
         """The objective for one update, from all of the update's tokens, and what is to be noted of it."""
-        ...
+        return self, {}
 
+    @abstractmethod
     def losses(self, logps: Tokens, old: Tokens, advantages: Tokens, reference: Tokens | None) -> Tokens:
         """Of each token; whoever calls takes the mean."""
         ...
@@ -98,7 +100,7 @@ def divergence(logps: Tokens, reference: Tokens, kind: Literal["k1", "k2", "k3"]
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(Objective):
     """PPO's clipped surrogate, with a pull towards the first model where one is wanted.
 
     Parameters
@@ -130,17 +132,6 @@ class Clipped:
         """Only for the divergence."""
         return self.kl > 0
 
-    @property
-    def fits(self) -> bool:
-        """Never."""
-        return False
-
-    def fitted(
-        self, logps: Tokens, old: Tokens, advantages: Tokens, mask: Bool[Tensor, "rows new"]
-    ) -> tuple[Objective, dict[str, float]]:
-        """Itself."""
-        return self, {}
-
     def losses(self, logps: Tokens, old: Tokens, advantages: Tokens, reference: Tokens | None) -> Tokens:
         """Of each token."""
         losses = -clipped_surrogate(ratios(logps, old), advantages, self.low, self.high, self.dual)
@@ -151,24 +142,8 @@ class Clipped:
 
 
 @dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(Objective):
     """REINFORCE: log-probabilities weighed by advantages."""
-
-    @property
-    def reference(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def fits(self) -> bool:
-        """Never."""
-        return False
-
-    def fitted(
-        self, logps: Tokens, old: Tokens, advantages: Tokens, mask: Bool[Tensor, "rows new"]
-    ) -> tuple[Objective, dict[str, float]]:
-        """Itself."""
-        return self, {}
 
     def losses(self, logps: Tokens, old: Tokens, advantages: Tokens, reference: Tokens | None) -> Tokens:
         """Of each token."""

@@ -20,9 +20,11 @@ from fewer.core.curve import Point
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.ledger import Ledger
 from fewer.core.loop import Loop, State
+from fewer.core.samples import Sample
 from fewer.core.seeding import generator, torch_generator
 from fewer.models.optimisers import AdamW, Constant, Optimiser, Schedule, parameter_groups, set_rate
 from fewer.rollouts.decoding import Sampled, decode, teacher_forced
+from fewer.rollouts.evaluation import SHOWN, completions
 from fewer.rollouts.objectives import divergence
 from fewer.rollouts.policy import TrainedPolicy
 from fewer.rollouts.problems import Language, Problem, Problems, prompt_tokens, verdicts
@@ -158,6 +160,7 @@ class PreferenceLearning(Loop[Preferences, PreferenceState]):
 
     unit: ClassVar[str] = "comparisons"
     accepts: ClassVar[type[Preferences]] = Preferences
+    watched: ClassVar[tuple[str, ...]] = ("divergence", "length", "loss")
 
     objective: PairObjective = field(default_factory=DPO)
     first: Literal["policy", "reference"] = "policy"
@@ -224,6 +227,11 @@ class PreferenceLearning(Loop[Preferences, PreferenceState]):
     def result(self, state: PreferenceState) -> TrainedPolicy:
         """The model as it is now."""
         return TrainedPolicy(replace(state.language, network=state.network), state.task.longest)
+
+    def samples(self, state: PreferenceState) -> list[Sample]:
+        """Completions of the first held-out problems."""
+        language = replace(state.language, network=state.network)
+        return completions(state.task, language, state.held_out[:SHOWN], state.seed)
 
     # --- one round ------------------------------------------------------------------------------------------------
 

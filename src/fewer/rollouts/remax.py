@@ -28,6 +28,7 @@ from fewer.core.errors import FewerError
 from fewer.core.loop import own_randomness
 from fewer.core.seeding import generator
 from fewer.models.optimisers import AdamW
+from fewer.rollouts.advantages import Advantage
 from fewer.rollouts.baselines import reinforce
 from fewer.rollouts.chain_sums import ChainSums
 from fewer.rollouts.decoding import teacher_forced
@@ -38,7 +39,7 @@ from fewer.rollouts.problems import Problem
 
 
 @dataclass(frozen=True)
-class GreedyBaseline:
+class GreedyBaseline(Advantage):
     """Rewards less that of the greedy completion; fills the slot ``advantage``.
 
     Parameters
@@ -68,19 +69,20 @@ class GreedyBaseline:
     gamma: float = 1.0
     most: float = 5.0
     standardise: bool = False
-    greedy = True
 
     def __post_init__(self) -> None:
         if self.beta < 0 or not 0 < self.gamma <= 1 or not self.most > 0:
             raise FewerError(f"remax: beta >= 0, gamma in (0, 1] and most > 0 are needed; given {self}")
 
     @property
+    def greedy(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def reference(self) -> bool:
         """Only for the pull."""
         return self.beta > 0
-
-    def check(self, group: int) -> None:
-        """Any."""
 
     def differences(
         self, rewards: Float[Tensor, "prompts group"], greedy: Float[Tensor, " prompts"]

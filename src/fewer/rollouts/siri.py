@@ -23,12 +23,13 @@ from fewer.core.errors import FewerError
 from fewer.rollouts.advantages import GroupRelative
 from fewer.rollouts.baselines import clip_higher
 from fewer.rollouts.chain_sums import ChainSums
-from fewer.rollouts.loop import FixedLength, PostTraining
+from fewer.rollouts.loop import PostTraining
 from fewer.rollouts.objectives import Clipped
+from fewer.rollouts.slots import FixedLength, Lengths
 
 
 @dataclass(frozen=True)
-class InterleavedCompression:
+class InterleavedCompression(Lengths):
     """How many tokens a completion may have, at each step; fills the slot ``lengths``.
 
     Parameters
