@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import numpy as np
@@ -237,9 +237,8 @@ def _ours(folder: str, new: int, count: int) -> tuple[list[dict[str, float]], li
 def _theirs(folder: str, new: int, count: int, again: bool) -> tuple[list[dict[str, float]], list[int]]:
     """``again``: compute activations anew for the gradient."""
     import transformers
-    from datasets import Dataset
 
-    trl: Any = importlib.import_module("trl")
+    trl, datasets = (cast(Any, importlib.import_module(name)) for name in ("trl", "datasets"))
     steps: list[dict[str, float]] = []
     tokens: list[int] = []
 
@@ -281,7 +280,12 @@ def _theirs(folder: str, new: int, count: int, again: bool) -> tuple[list[dict[s
             disable_tqdm=True,
         )
         trainer = trl.GRPOTrainer(
-            model, reward, options, Dataset.from_dict({"prompt": rows}), callbacks=[Turns()], processing_class=tokenizer
+            model,
+            reward,
+            options,
+            datasets.Dataset.from_dict({"prompt": rows}),
+            callbacks=[Turns()],
+            processing_class=tokenizer,
         )
         write = _clock(steps, "writing", model.generate)
 
