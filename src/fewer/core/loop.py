@@ -213,9 +213,8 @@ class Loop(ABC, Generic[T, S]):
         if not isinstance(task, self.accepts):
             kinds = self.accepts if isinstance(self.accepts, tuple) else (self.accepts,)
             named = " or ".join(kind.__name__ for kind in kinds)
-            raise FewerError(
-                f"{type(self).__name__} runs on a {named} task; {getattr(task, 'name', repr(task))} is a {type(task).__name__}"
-            )
+            given = task.name if hasattr(task, "name") else repr(task)
+            raise FewerError(f"{type(self).__name__} runs on a {named} task; {given} is a {type(task).__name__}")
         least = self.least(task)  # pyright: ignore[reportArgumentType]
         if budget < least:
             raise FewerError(
