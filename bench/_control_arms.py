@@ -43,15 +43,16 @@ def _ours(method: str, count: int, compiled: bool = False) -> Arm:
     from fewer.control.loop import Uniform
 
     torch.set_num_threads(1)
-    filling: dict[str, Any] = sac() if method == "sac" else rlpd() | {"sampler": Uniform()}
+    filling: dict[str, Any] = (
+        sac(compiled=compiled) if method == "sac" else rlpd(compiled=compiled) | {"sampler": Uniform()}
+    )
     loop = OffPolicy(**filling)
     state = loop.start(gym("HalfCheetah-v5"), DRAWN, seed=0)
     _remember(state.replay, REMEMBERED)
-    update = torch.compile(loop._update) if compiled else loop._update
 
     def repeat() -> None:
         for _ in range(count):
-            update(state)
+            loop._update(state)
 
     return repeat, count, ["torch"]
 
@@ -186,6 +187,7 @@ ARMS: dict[str, Callable[[], Arm]] = {
     "sac sbx, one at a time": lambda: _learner("sbx", {}, 1, 20),
     "sac sbx": lambda: _learner("sbx", {}, 20, 20),
     "rlpd": lambda: _ours("rlpd", 20),
+    "rlpd compiled": lambda: _ours("rlpd", 20, compiled=True),
     "rlpd sbx": lambda: _learner("sbx", RLPD_IN_SBX, 20, 20),
     "drawing": lambda: _ours_drawing(300),
     "drawing sb3": lambda: _sb3_drawing(300),

@@ -132,29 +132,30 @@ def _updates(taken: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if ten
         else "an update of soft actor-critic, 2 critics of 2 x 256, batch 256"
     )
-    mine = taken["rlpd" if ten else "sac"]["processor"] * 1e3
     rate = f"{1e-9 / taken['product']['processor']:.0f} billion operations a second, {needed / 1e6:.0f} million needed"
-    for name, said in (
+    arm = "rlpd" if ten else "sac"
+    peers = (
         ("rlpd sbx", "SBX, 20 a call"),
         ("sac sb3", "Stable-Baselines3"),
         ("sac sbx", "SBX, 20 a call"),
         ("sac sbx, one at a time", "SBX, one a call"),
-        ("sac compiled", "the same through torch.compile"),
-    ):
-        if name in taken:
-            theirs = taken[name]["processor"] * 1e3
-            yield {
-                "what": what,
-                "ours": mine,
-                "peer": theirs,
-                "peer_name": said,
-                "unit": "ms",
-                "ratio": theirs / mine,
-                "share_of_peer": mine / theirs,
-                "wall": [taken[each]["wall"] * 1e3 for each in ("rlpd" if ten else "sac", name)],
-                "limit": limit,
-                "limit_is": rate,
-            }
+    )
+    for mine, how in ((arm, ""), (f"{arm} compiled", ", critics compiled")):
+        for theirs, said in peers:
+            if mine in taken and theirs in taken:
+                ours, peer = (taken[each]["processor"] * 1e3 for each in (mine, theirs))
+                yield {
+                    "what": what + how,
+                    "ours": ours,
+                    "peer": peer,
+                    "peer_name": said,
+                    "unit": "ms",
+                    "ratio": peer / ours,
+                    "share_of_peer": ours / peer,
+                    "wall": [taken[each]["wall"] * 1e3 for each in (mine, theirs)],
+                    "limit": limit,
+                    "limit_is": rate,
+                }
 
 
 def _drawing(taken: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:

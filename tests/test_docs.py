@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,11 @@ def folder(tmp_path_factory):
         for i in range(200):
             pixels = np.clip(rng.normal(shade, 30, size=(8, 8, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / kind / f"{i}.png")
+    for style, kind, i in itertools.product(("photo", "sketch", "toy"), ("cat", "dog"), range(20)):
+        (folder / "styles" / style / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "photos" / kind / f"{i}.png", folder / "styles" / style / kind / f"{i}.png")
+    sites = np.array(["north", "south", "west", "east"])[np.arange(300) % 4]
+    pd.DataFrame({"age": x[:, 0], "ill": x[:, 0] > 0, "site": sites}).to_csv(folder / "beds.csv", index=False)
     for name in ("demos", "yours"):
         seen, done = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
         np.savez(folder / f"{name}.npz", observations=seen, actions=done, episode_ends=[10, 25, 40, 60])

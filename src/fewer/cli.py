@@ -226,6 +226,7 @@ def race(
             fresh=fresh,
             hopeless=hopeless,
             video=video,
+            counted=_err().is_terminal,  # who reads a log wants no line four times a second
         )
     _present(outcome, target, report, plot or [], draw)
     if log is not None:

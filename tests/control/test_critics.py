@@ -5,6 +5,9 @@ import torch
 from torch import nn
 
 from fewer.control.critics import Critics, QEnsemble, held
+from fewer.control.environments import gym
+from fewer.control.loop import OffPolicy
+from fewer.control.policies import Gaussian
 from fewer.core.errors import FewerError
 from fewer.models.ensemble import LayerNormEnsemble
 
@@ -92,3 +95,47 @@ def test_what_is_held_asks_for_no_gradient_and_is_given_back():
 def test_settings_out_of_range(wrong):
     with pytest.raises(FewerError, match="critics"):
         Critics(**wrong)
+
+
+@pytest.mark.parametrize("settings", [{}, {"layer_norm": True}, {"activation": "mish"}])
+@pytest.mark.parametrize("watched", [False, True])
+def test_regression_has_the_automatic_gradient(settings, watched):
+    torch.manual_seed(0)
+    critic = QEnsemble(3, 2, 4, (8, 6), **settings)
+    seen, done, target = torch.randn(9, 3), torch.randn(9, 2), torch.randn(9)
+    parameters, counted = list(critic.parameters()), []
+    if watched:
+        critic.layers[-2].register_forward_hook(lambda *given: counted.append(given))
+    values, loss, gradients = critic.regress(seen, done, target, parameters)
+    assert len(counted) == watched
+    expected = (critic(seen, done) - target).square().mean(1).sum()
+    assert torch.allclose(values, critic(seen, done))
+    assert torch.allclose(loss, expected)
+    for one, two in zip(gradients, torch.autograd.grad(expected, parameters), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_regression_of_some_parameters_gives_their_gradients_alone():
+    critic = QEnsemble(3, 2, 4, (8,))
+    seen, done, target = torch.randn(9, 3), torch.randn(9, 2), torch.randn(9)
+    parameters = list(critic.parameters())
+    whole = critic.regress(seen, done, target, parameters)[2]
+    parameters[0].requires_grad_(False)
+    part = critic.regress(seen, done, target, parameters[1:])[2]
+    assert len(part) == len(whole) - 1
+    assert all(torch.allclose(one, two, atol=1e-6) for one, two in zip(part, whole[1:], strict=True))
+
+
+@pytest.mark.slow
+def test_compiled_critics_learn_the_same_but_for_rounding():
+    runs = []
+    for compiled in (False, True):
+        loop = OffPolicy(
+            Gaussian(hidden=(16,)), Critics(3, 2, (16, 16), True, compiled=compiled), batch=16, episodes=1, points=1
+        )
+        torch.manual_seed(0)
+        runs.append(loop.start(gym("Pendulum-v1"), budget=130, seed=0))
+        loop.advance(runs[-1])
+    assert runs[0].updates > 20
+    for one, two in zip(runs[0].critic.parameters(), runs[1].critic.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-4)

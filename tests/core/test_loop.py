@@ -239,3 +239,25 @@ def test_the_ledger_counts_by_price():
     for wrong in (-1, math.nan, math.inf):
         with pytest.raises(FewerError, match="can only grow"):
             ledger.add("expert", wrong)
+
+
+def test_who_watches_sees_what_was_spent_between_points(tmp_path):
+    seen = []
+    stages = Stages((Stage("first", Walk(), 0.5), Stage("second", Walk(step=4), 0.5)))
+    for loop in (Walk(), stages):
+        states = []
+        for point in loop.run(Toy(), 20, 0, tmp_path / "run", watch=states.append):
+            seen.append(point.spent == states[0].spent)
+        assert len(states) == 1
+        assert list(loop.run(Toy(), 20, 0, tmp_path / "run", watch=states.append))
+        assert [each.spent for each in states] == [20, 20]  # also of a run that is taken up
+        (tmp_path / "run").unlink()
+    assert all(seen)
+
+
+def test_a_running_stage_counts_behind_those_before_it():
+    state = Stages((Stage("first", Walk(), 0.5), Stage("second", Walk(), 0.5))).start(Toy(), 20, 0)
+    state.inner.ledger.add("steps", 3)
+    assert (state.ledger.spent, state.spent) == (0, 3)
+    state.before = 10
+    assert state.spent == 13

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
@@ -174,15 +174,25 @@ def test_runs_do_not_see_one_another():
     st.lists(st.tuples(st.floats(1e-3, 1e4), st.floats(-1e4, 1e4)), min_size=2, max_size=6),
     st.sampled_from([1e-3, 1.0]),
 )
+@example([(1.0, 5492.0), (3284.0, 0.0), (2343.0, 0.0)], 1.0)  # the root is far from both bounds: nine steps
 def test_a_tilted_distribution_is_where_no_mass_gains_by_moving(rows, scale):
     """All outcomes are worth the same at the margin: times / p + gain is one level."""
     times, gain = np.array(rows).T
     p = tilted(times, scale * gain)
     assert p.sum() == pytest.approx(1)
     assert (p > 0).all()
-    margin = times / p + scale * gain
-    np.testing.assert_allclose(margin, margin[0], rtol=1e-3, atol=1e-3 * np.abs(margin).max())
-    np.testing.assert_allclose(tilted(times, scale * gain + 7), p, rtol=1e-3)
+    terms = np.stack([times / p, scale * gain])
+    margin = terms.sum(0)
+    np.testing.assert_allclose(margin, margin[0], rtol=0, atol=1e-9 * np.abs(terms).max())
+    np.testing.assert_allclose(tilted(times, scale * gain + 7), p, rtol=1e-6)
+
+
+def test_a_tilted_distribution_does_not_depend_on_the_rows_beside_it():
+    rng = np.random.default_rng(0)
+    times, gain = 10 ** rng.uniform(-3, 4, (200, 3)), 10 ** rng.uniform(-3, 4, (200, 3))
+    together = tilted(times, gain)
+    for row in range(200):
+        np.testing.assert_allclose(tilted(times[row], gain[row]), together[row], rtol=1e-13)
 
 
 def test_a_tilted_distribution_follows_what_was_seen_or_what_is_worth_most():

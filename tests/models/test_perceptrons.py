@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from fewer.models.perceptrons import perceptrons
+from fewer.core.errors import FewerError
+from fewer.models import perceptrons as module
+from fewer.models.perceptrons import perceptrons, squared_error
+
+
+@pytest.fixture(params=["together", "apart"], autouse=True)
+def way(request, monkeypatch):
+    """Members are computed all at once, or one after another."""
+    if request.param == "apart":
+        monkeypatch.setattr(module, "APART", 1)
+    return request.param
 
 
 def drawn(members, widths, layer_norm, dtype=torch.float64):
@@ -118,3 +128,53 @@ def test_nan_goes_through():
     seen[1, 0] = float("nan")
     values = perceptrons(seen, torch.zeros(3, 1), parameters)
     assert values.isnan().tolist() == [[False, True, False]] * 2
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("widths", [(5, 1), (5, 7, 1), (5, 8, 6, 1), (5, 4, 4, 4, 1)])
+@pytest.mark.parametrize("members", [1, 3])
+def test_squared_errors_have_the_automatic_gradient(members, widths, layer_norm):
+    torch.manual_seed(3)
+    parameters = drawn(members, widths, layer_norm)
+    seen, done, target = (torch.randn(size, dtype=torch.float64) for size in ((9, 3), (9, 2), (9,)))
+    values, gradients = squared_error(seen, done, target, parameters, layer_norm)
+    expected = one_at_a_time(torch.cat([seen, done], -1), parameters, layer_norm)
+    assert not values.requires_grad
+    assert torch.allclose(values, expected, atol=1e-12)
+    automatic = torch.autograd.grad((expected - target).square().mean(1).sum(), parameters)
+    for one, two in zip(gradients, automatic, strict=True):
+        assert one.shape == two.shape
+        assert torch.allclose(one, two, atol=1e-11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_compiled_networks_compute_the_same(layer_norm):
+    torch.manual_seed(4)
+    parameters = drawn(3, (5, 8, 6, 1), layer_norm, torch.float32)
+    given = [torch.randn(size) for size in ((9, 3), (9, 2), (9,))]
+    with torch.no_grad():
+        plain, compiled = (perceptrons(*given[:2], parameters, layer_norm, each) for each in (False, True))
+    assert torch.allclose(plain, compiled, atol=1e-6)
+    (plain, before), (compiled, after) = (squared_error(*given, parameters, layer_norm, each) for each in (False, True))
+    assert torch.allclose(plain, compiled, atol=1e-6)
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(before, after, strict=True))
+
+
+def test_a_machine_that_compiles_nothing_is_told_what_would_do(monkeypatch):
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def fails(*given):
+        raise BackendCompilerFailed(lambda: None, RuntimeError("No working C++ compiler found"), None)
+
+    monkeypatch.setattr(module, "_compiled", lambda function: fails)
+    parameters = drawn(2, (3, 4, 1), False)
+    with pytest.raises(FewerError, match=r"No working C\+\+ compiler found.*; install a C\+\+ compiler, or leave"):
+        squared_error(torch.zeros(5, 2).double(), torch.zeros(5, 1).double(), torch.zeros(5), parameters, compiled=True)
+
+    def other(*given):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "_compiled", lambda function: other)
+    with torch.no_grad(), pytest.raises(ZeroDivisionError):
+        perceptrons(torch.zeros(5, 2).double(), torch.zeros(5, 1).double(), parameters, compiled=True)

@@ -18,7 +18,7 @@ from toy import alone, environment
 
 from fewer.core.errors import FewerError
 from fewer.race import worker
-from fewer.race.engine import Event, Failed, Finished, Job, LocalEngine, Measured, Started, Stopped, work
+from fewer.race.engine import Counted, Event, Failed, Finished, Job, LocalEngine, Measured, Started, Stopped, work
 
 Begun = Callable[[], list[tuple[float, int, int, int]]]
 
@@ -247,6 +247,45 @@ def test_a_run_can_be_asked_to_end_early(engine: LocalEngine, hill: str, begun: 
     again = list(engine.run([job(hill, budget=4, run="long")]))  # the same name is not stopped for ever
     assert isinstance(again[-1], Finished)
     assert {pid for *_, pid in begun()} <= workers
+
+
+def test_samples_are_counted_between_points_where_one_asks(engine: LocalEngine, hill: str) -> None:
+    entry = "stroll(pause=0.12)"
+    jobs = [job(hill, entry, budget=20, run="asked", counted=True), job(hill, entry, budget=20, run="plain")]
+    events = list(engine.run(jobs))
+    counts = [each.spent for each in events if isinstance(each, Counted)]
+    assert {each.run for each in events if isinstance(each, Counted)} == {"asked"}
+    assert counts == sorted(set(counts))  # only where something has changed
+    assert len([each for each in counts if 0 < each < 10]) >= 2  # a point takes 1.2 seconds
+    assert len(counts) <= 12  # four times a second for 2.4 seconds
+    assert scores(events, "asked") == scores(events, "plain") == alone(hill, entry, budget=20)
+    own = [each for each in events if each.run == "asked"]
+    assert isinstance(own[0], Started)
+    assert isinstance(own[-1], Finished)
+    again = list(engine.run([job(hill, "walk(pause=0.3)", run="next")]))  # nothing is told of the run before
+    assert {each.run for each in again} == {"next"}
+    assert not any(isinstance(each, Counted) for each in again)
+
+
+def test_nothing_is_counted_behind_the_last_event_of_a_run() -> None:
+    ours, theirs = Pipe()
+    counter = worker.Counter(theirs, every=0.01)
+    state = toy.loop("walk").start(toy.task("hill('nowhere')"), 9, 0)
+    counter.watch("r", state)
+    assert ours.recv() == Counted("r", 0)
+    state.ledger.add("steps", 2)
+    assert ours.recv() == Counted("r", 2)
+    counter.send(Finished("r"), last=True)
+    state.ledger.add("steps", 2)
+    assert ours.recv() == Finished("r")
+    assert not ours.poll(0.1)
+    counter.watch("s", state)
+    assert ours.recv() == Counted("s", 4)
+    ours.close()
+    state.ledger.add("steps", 1)
+    time.sleep(0.05)  # the thread goes on without a driver
+    assert counter._thread is not None
+    assert counter._thread.is_alive()
 
 
 def test_a_worker_that_died_while_idle_is_replaced(engine: LocalEngine, hill: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from fewer.core.curve import Curve, Point
-from fewer.race.engine import Planned
+from fewer.race.engine import Counted, Measured, Planned, Started
 from fewer.race.outcome import Run
 from fewer.race.progress import Progress, RunProgress, speed
 
@@ -108,3 +108,52 @@ def test_a_line_of_a_run_that_is_over_says_what_is_watched():
     point = Point(100, 0.5, {"reward": 0.25, "loss": 1.0})
     progress(None, Run("grpo", 0, "done", curve=Curve((point,))))
     assert out.file.getvalue() == "[1/1] grpo, seed 0: score 0.5, reward 0.25\n"
+
+
+def line(progress, name="grpo"):
+    out = console()
+    return next(each.split() for each in drawn(progress, out).splitlines() if each.split()[:1] == [name])
+
+
+def test_between_points_a_run_that_counts_as_it_goes_moves(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("fewer.race.progress.time.monotonic", lambda: now[0])
+    progress, run = Progress(console(), budget=1000), Run("grpo", 0, "running")
+    progress(Planned("r"), Run("grpo", 0, "waiting"))
+    progress(Started("r"), run)
+    for spent in (0, 40, 80):
+        progress(Counted("r", spent), run)
+        now[0] += 10
+    # 80 samples in 20 seconds, 920 to go
+    assert line(progress)[-3:] == ["80", "4", "3:50"]
+    assert "left" in progress._summary()
+    point = Run("grpo", 0, "running", curve=curve((100, 0.5, 50.0)))
+    progress(Measured("r", point.curve.points[-1]), point)
+    assert line(progress)[-4:] == ["100", "2", "7:30", "0.5"]
+    progress(Counted("r", 200), point)
+    assert line(progress)[-4:] == ["100", "2", "7:30", "0.5"]  # it may have counted the next point's all at once
+    for spent in (210, 220):
+        progress(Counted("r", spent), point)
+    assert line(progress)[-4:] == ["220", "2", "6:30", "0.5"]  # by the speed between points
+    progress(Counted("r", 1100), point)
+    assert line(progress)[-4:] == ["1000", "2", "0:00", "0.5"]  # never beyond its end
+    over = Run("grpo", 0, "failed", curve=point.curve, error="no")
+    progress(None, over)
+    assert line(progress)[-2:] == ["100", "0.5"]
+
+
+def test_a_run_that_counts_a_point_at_once_stays_where_its_last_point_is():
+    progress, run = Progress(console(), budget=1000), Run("grpo", 0, "running")
+    progress(Started("r"), run)
+    for spent in (0, 500):
+        progress(Counted("r", spent), run)
+    assert line(progress)[-1] == "0"
+
+
+def test_counts_print_no_lines_where_there_is_no_terminal():
+    out = console(terminal=False)
+    progress, run = Progress(out, budget=1000), Run("grpo", 0, "running")
+    progress(Started("r"), run)
+    for spent in (0, 40, 80, 120):
+        progress(Counted("r", spent), run)
+    assert out.file.getvalue() == ""

@@ -125,6 +125,18 @@ class Talk(Walk):
 
 
 @dataclass(frozen=True)
+class Stroll(Walk):
+    """A walk of ten steps a point, each of which takes its time."""
+
+    def advance(self, state: WalkState) -> Point:
+        for _ in range(min(10, state.budget - state.ledger.spent)):
+            state.ledger.add("steps", 1)
+            time.sleep(self.pause)
+        state.height += state.rng.normal()
+        return Point(state.ledger.spent, state.height, {})
+
+
+@dataclass(frozen=True)
 class OtherTask(Task):
     pass
 
@@ -134,7 +146,7 @@ class Fussy(Walk):
     accepts: ClassVar[type[AnyTask]] = OtherTask
 
 
-LOOPS = {"walk": Walk, "crawl": Crawl, "fussy": Fussy, "talk": Talk}
+LOOPS = {"walk": Walk, "crawl": Crawl, "fussy": Fussy, "talk": Talk, "stroll": Stroll}
 
 
 def loop(spec: str) -> Loop[Any, Any]:

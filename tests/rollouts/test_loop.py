@@ -13,6 +13,7 @@ from fewer.core.errors import Diverged, FewerError
 from fewer.core.loop import Stage, Stages
 from fewer.models.causal_lm import CausalLM
 from fewer.models.optimisers import AdamW
+from fewer.rollouts import loop as module
 from fewer.rollouts.advantages import GroupRelative, group_relative
 from fewer.rollouts.bapo import BAPO
 from fewer.rollouts.baselines import clip_higher, grpo, reinforce, rloo
@@ -396,3 +397,22 @@ def test_people_are_shown_completions_from_the_start_and_from_the_end_and_nothin
 def test_all_that_is_watched_is_measured():
     point = PostTraining(**SMALL).learn(SayA(), 64).curve.points[-1]
     assert set(PostTraining.watched) <= set(point.extras)
+
+
+def test_the_first_model_is_kept_where_it_is_compared_with():
+    alone = PostTraining(**SMALL).start(SayA(), 64, 0)
+    assert alone.language.network is alone.network
+    beside = PostTraining(**SMALL, objective=Clipped(kl=0.1)).start(SayA(), 64, 0)
+    assert beside.language.network is not beside.network
+    for one, two in zip(beside.language.network.parameters(), beside.network.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_rows_at_once_are_whole_groups_or_equal_parts_of_one(monkeypatch):
+    loop = PostTraining(**SMALL)
+    state, experience, _ = of_one_step(loop)
+    sampled, width = experience.sampled, experience.sampled.tokens.shape[1]
+    for fitting, rows in ((11, 8), (8, 8), (5, 4), (4, 4), (3, 2), (2, 2), (1, 1), (0, 1)):
+        monkeypatch.setattr(module, "ROOM", fitting * width * module.bytes_a_token(state.network))
+        assert loop._at_once(state.network, sampled) == rows
+    assert PostTraining(**SMALL, rows=3)._at_once(state.network, sampled) == 3

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fewer.core.errors import FewerError
-from fewer.core.files import write_atomically
+from fewer.core.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from fewer.adapt.loop import HeadModule, Inputs, Select
@@ -101,9 +99,7 @@ class Adapted:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was trained, and nothing of the frozen model, as safetensors."""
-        tensors = {name: each.contiguous().cpu() for name, each in self.new().items()}
-        header = {"format": FORMAT, "classes": list(self.classes)}
-        write_atomically(path, to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
+        write_tensors(path, {"format": FORMAT, "classes": list(self.classes)}, self.new())
 
     def load(self, path: str | os.PathLike[str]) -> Adapted:
         """Take up what :meth:`save` wrote, in a model that was adapted in the same way.
@@ -113,19 +109,27 @@ class Adapted:
         FewerError
             If the file is none of these, or of another shape.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("fewer", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise FewerError(f"{path} is no saved adaptation ({error}); give a file that save() wrote") from error
-        mine = self.new()
-        if not isinstance(header, dict) or header.get("format") != FORMAT or tuple(header["classes"]) != self.classes:
+        header, tensors = read_tensors(path, "saved adaptation")
+        if header.get("format") != FORMAT or tuple(header["classes"]) != self.classes:
             raise FewerError(f"{path} is no saved adaptation to these classes; give a file that save() wrote for them")
-        if {n: t.shape for n, t in mine.items()} != {n: t.shape for n, t in tensors.items()}:
+        self.take(tensors, path)
+        return self
+
+    def take(self, tensors: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
+        """Take up what was trained elsewhere, as :meth:`new` names it, from a file.
+
+        Raises
+        ------
+        FewerError
+            If names or shapes are others.
+        """
+        mine = self.new()
+        here, there = ({name: tuple(each.shape) for name, each in some.items()} for some in (mine, tensors))
+        odd = sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
+        if odd:
             raise FewerError(
-                f"{path} was adapted in another way: its parts are {sorted(tensors)[:3]}…, here {sorted(mine)[:3]}…"
+                f"{path} was adapted in another way, or is damaged: {odd[0]} is of shape {there.get(odd[0])} in it, and of "
+                f"{here.get(odd[0])} here"
             )
         for name, each in mine.items():
             each.copy_(tensors[name])
-        return self

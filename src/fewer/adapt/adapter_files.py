@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from fewer.adapt.task_adapter import PARTS, TaskAdapter
 from fewer.core.errors import FewerError
-from fewer.core.files import write_atomically
+from fewer.core.tensor_files import read_tensors, write_tensors
 
 FORMAT = "fewer-bottleneck-1"
 """Of a saved adapter."""
@@ -65,13 +63,11 @@ def save_adapters(adapters: Mapping[str, TaskAdapter], folder: str | os.PathLike
         if not re.fullmatch(r"[\w .-]+", task) or task.startswith("."):
             raise FewerError(f"adapters: {task!r} is no name for a file; use letters, digits, spaces, _, - and .")
         tensors = {
-            f"layers.{index}.{part}": layer[part].detach().contiguous().cpu()
-            for index, layer in enumerate(adapter.layers)
-            for part in PARTS
+            f"layers.{index}.{part}": layer[part] for index, layer in enumerate(adapter.layers) for part in PARTS
         }
         header = {"format": FORMAT, "task": task, "activation": adapter.activation}
         written.append(Path(folder) / f"{task}.safetensors")
-        write_atomically(written[-1], to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
+        write_tensors(written[-1], header, tensors)
     return written
 
 
@@ -119,7 +115,7 @@ def read_adapter(path: str | os.PathLike[str]) -> TaskAdapter:
     if path.is_dir():
         return _read_theirs(path)
     header, tensors = _tensors(path)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if header.get("format") != FORMAT:
         return adapter_of_state(tensors, path.stem)
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
@@ -219,10 +215,5 @@ def _read_theirs(folder: Path) -> TaskAdapter:
     return adapter_of_state(_tensors(weights[0])[1], config.get("name") or folder.name, config.get("config"))
 
 
-def _tensors(path: Path) -> tuple[Any, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("fewer", "null"))
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise FewerError(f"{path} is no saved adapter ({error}); give a file that save_adapters wrote") from error
+def _tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return read_tensors(path, "saved adapter", "give a file that save_adapters wrote")

@@ -247,6 +247,25 @@ def built_in_compositions(model: nn.Module) -> list[Composed]:
     return found
 
 
+def built_in_adapters(model: nn.Module) -> dict[str, TaskAdapter]:
+    """Copies of all tasks' adapters in a model, by the names they were built in with.
+
+    Raises
+    ------
+    FewerError
+        If there are none.
+    """
+    places = built_in_compositions(model)
+    return {
+        task: TaskAdapter(
+            task,
+            tuple(dict(zip(PARTS, each.adapters.of(index), strict=True)) for each in places),
+            places[0].adapters.activation,
+        )
+        for index, task in enumerate(places[0].tasks)
+    }
+
+
 @dataclass(frozen=True)
 class Bottleneck:
     """A fresh adapter in each layer, which is trained: for the slot ``adapter``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,15 +14,24 @@ from fewer.adapt.loop import AdaptationTask, Labelled, Predict, rows_at
 from fewer.core.errors import FewerError
 from fewer.core.files import fingerprint
 from fewer.core.seeding import derive, generator
-from fewer.models.classifier import MLP
+from fewer.models.classifier import MLP, ConvNet
 
 
 class Encoder(nn.Module):
-    """A backbone that says its width."""
+    """A backbone that says its width: layers of units for vectors, strided convolutions for images.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of a row.
+    hidden : tuple of int, default (64, 32)
+        Units of the layers, for vectors.
+    """
 
     def __init__(self, shape: tuple[int, ...], hidden: tuple[int, ...] = (64, 32)) -> None:
         super().__init__()
-        self.backbone, self.width = MLP(hidden).build(shape, 1).backbone, hidden[-1]
+        made = (ConvNet() if len(shape) == 3 else MLP(hidden)).build(shape, 1)
+        self.backbone, self.width = made.backbone, made.width
 
     def forward(self, x: Tensor) -> Float[Tensor, "rows width"]:
         """Features."""
@@ -35,12 +45,18 @@ class DomainTask(AdaptationTask):
     ----------
     domains : tuple of str
         Names of the domains that labels are from.
+    named : bool
+        Whether the accuracy in each domain is measured under its name (see :meth:`domain_name`), too.
     """
 
     domains: tuple[str, ...]
+    named: ClassVar[bool] = False
 
     def evaluate(self, labelled: Labelled, predict: Predict) -> tuple[float, dict[str, float]]:
-        """Accuracy in domains of ``test_domains`` from ``len(domains)`` on, and beside it in the source domains."""
+        """Accuracy in domains of ``test_domains`` from ``len(domains)`` on, and beside it in the source domains.
+
+        Where none is new, the source domains' is the score.
+        """
         assert labelled.test_domains is not None
         right = {}
         for domain in labelled.test_domains.unique().tolist():
@@ -48,9 +64,14 @@ class DomainTask(AdaptationTask):
             said = predict(rows_at(labelled.test_x, rows), None).argmax(1)
             right[domain] = float(np.mean(said == labelled.test_y[rows].numpy()))
         source = [each for domain, each in right.items() if domain < len(self.domains)]
-        target = [each for domain, each in right.items() if domain >= len(self.domains)]
+        target = [each for domain, each in right.items() if domain >= len(self.domains)] or source
         extras = {"source": float(np.mean(source))} if source else {}
-        return float(np.mean(target)), extras | {"worst domain": min(target)}
+        named = {f"in {self.domain_name(domain)}": each for domain, each in right.items()} if self.named else {}
+        return float(np.mean(target)), extras | {"worst domain": min(target)} | named
+
+    def domain_name(self, domain: int) -> str:
+        """The name of a domain of test rows."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

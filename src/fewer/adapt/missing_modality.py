@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,8 +27,6 @@ from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fewer.adapt.baselines import OwnClassifier
@@ -41,8 +38,9 @@ from fewer.adapt.meter import trainable
 from fewer.adapt.scale_shift import ScaleShift, scale_shift_for, scale_shift_parameters
 from fewer.claim import Claim, Measures, higher, identical, lower, no_worse
 from fewer.core.errors import Diverged, FewerError, nearest
-from fewer.core.files import fingerprint, write_atomically
+from fewer.core.files import fingerprint
 from fewer.core.seeding import derive, generator
+from fewer.core.tensor_files import read_tensors, write_tensors
 from fewer.models.optimisers import AdamW, Cosine, parameter_groups, set_rate
 
 Kind = Literal["ssf", "lora", "bitfit"]
@@ -232,9 +230,8 @@ class MissingModalityAdapter(nn.Module):
                 "inputs": self._inputs,
                 "outputs": self._outputs,
             }
-            tensors = {name: each.detach().contiguous().cpu() for name, each in self.sets[key].named_parameters()}
             written.append(Path(folder) / f"{key}.safetensors")
-            write_atomically(written[-1], to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
+            write_tensors(written[-1], header, dict(self.sets[key].named_parameters()))
         return written
 
     def load(self, folder: str | os.PathLike[str]) -> MissingModalityAdapter:
@@ -249,15 +246,10 @@ class MissingModalityAdapter(nn.Module):
         if not files:
             raise FewerError(f"no sets of modalities in {folder}; give the folder that save() wrote to")
         for path in files:
-            try:
-                with safe_open(path, framework="pt") as file:
-                    header = json.loads((file.metadata() or {}).get("fewer", "null"))
-                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            except (SafetensorError, OSError, json.JSONDecodeError) as error:
-                raise FewerError(f"{path} is no saved set of modalities ({error}); remove it") from error
+            header, tensors = read_tensors(path, "saved set of modalities", "remove it")
             mine = (FORMAT, self.kind, self.rank, sorted(self.modalities))
             fields = ("format", "kind", "rank", "modalities")
-            if not isinstance(header, dict) or tuple(header.get(each) for each in fields) != mine:
+            if tuple(header.get(each) for each in fields) != mine:
                 raise FewerError(
                     f"{path} was saved for other modalities or another kind; here: {self.kind} of {', '.join(mine[3])}"
                 )

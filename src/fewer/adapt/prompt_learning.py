@@ -15,20 +15,17 @@ for Vision-Language Models", CVPR 2022, arXiv:2203.05557 (CoCoOp).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fewer.adapt.context_encoders import ContextEncoder, Kind
 from fewer.core.errors import FewerError
-from fewer.core.files import write_atomically
+from fewer.core.tensor_files import read_tensors, write_tensors
 from fewer.pretrain.clip import CLIP
 from fewer.pretrain.clip_towers import TextTransformer
 from fewer.pretrain.clip_weights import load_clip
@@ -211,8 +208,7 @@ class PromptLearner(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the folded context (n_ctx, width) and the names as safetensors; nothing of the model."""
         header = {"format": FORMAT, "classnames": self.classnames, "stop": self.stop}
-        context = self.folded().context.detach().contiguous().cpu()
-        write_atomically(path, to_bytes({"context": context}, metadata={"fewer": json.dumps(header)}))
+        write_tensors(path, header, {"context": self.folded().context})
 
     @staticmethod
     def load(path: str | os.PathLike[str], clip_model: CLIP | str | os.PathLike[str]) -> PromptLearner:
@@ -223,13 +219,9 @@ class PromptLearner(nn.Module):
         FewerError
             If the file is none of these, or the model's text tower is of another width.
         """
-        try:
-            with safe_open(os.fspath(path), framework="pt") as file:
-                header: Any = json.loads((file.metadata() or {}).get("fewer", "null"))
-                context = file.get_tensor("context")
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise FewerError(f"{path} is no saved prompt ({error}); give a file that save() wrote") from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT or context.ndim != 2:
+        header, tensors = read_tensors(path, "saved prompt")
+        context = tensors.get("context")
+        if header.get("format") != FORMAT or context is None or context.ndim != 2:
             raise FewerError(f"{path} is no saved prompt; give a file that save() wrote")
         learner = PromptLearner(clip_model, header["classnames"], None, len(context), None, header["stop"])
         if learner.context.shape != context.shape:

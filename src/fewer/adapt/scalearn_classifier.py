@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import nn
 
+from fewer.adapt.adapted import Adapted
 from fewer.adapt.adapter_training import examples, fit_rows, rows_for
+from fewer.adapt.bottleneck_adapter import built_in_adapters
+from fewer.adapt.classifier_files import check_model, read_classifier, save_classifier
 from fewer.adapt.first_token import encoder_of
-from fewer.adapt.loop import Adaptation
+from fewer.adapt.loop import Adaptation, Features, LinearHead
 from fewer.adapt.scalearn import Constraint, ScaLearn, Variant, coefficient_table
-from fewer.adapt.source_adapters import Sources
+from fewer.adapt.source_adapters import Sources, source_adapters
 from fewer.core.errors import FewerError
 from fewer.models.optimisers import AdamW
 
 FEW_SHOT_STEPS = 1000
 """Steps where there are few labels."""
 
+SETTINGS = ("variant", "constraint", "dropout")
+"""Of the coefficients, as they are saved."""
 
-class ScaLearnClassifier:
+
+class ScaLearnClassifier(ClassifierMixin, BaseEstimator):
     """A frozen encoder, frozen adapters of other tasks, and what is learned: how much each counts, and a head.
 
     Parameters
@@ -55,7 +63,7 @@ class ScaLearnClassifier:
     classes_ : array
         Labels, in the order of probabilities.
     adapted_ : Adapted
-        The adapted model; ``adapted_.save(path)`` writes coefficients and head alone.
+        The adapted model.
 
     Examples
     --------
@@ -129,17 +137,81 @@ class ScaLearnClassifier:
 
     def predict_proba(self, x: Any) -> Float[np.ndarray, "rows classes"]:
         """Probabilities of ``classes_``, of texts or arrays."""
-        model = self.adapted_.readout.model
-        return self.adapted_.probabilities(rows_for(model, x, "scalearn"))  # pyright: ignore[reportArgumentType]
+        adapted = self._ready()
+        return adapted.probabilities(rows_for(cast(nn.Module, adapted.readout.model), x, "scalearn"))
 
     def predict(self, x: Any) -> np.ndarray:
         """The most probable labels."""
-        return self.classes_[self.predict_proba(x).argmax(1)]
-
-    def score(self, x: Any, y: Sequence[Any]) -> float:
-        """Share of rows told right."""
-        return float(np.mean(self.predict(x) == np.asarray(y)))
+        said = self.predict_proba(x)
+        return self.classes_[said.argmax(1)]
 
     def coefficients(self) -> pd.DataFrame:
         """How much each source task counts in each layer (see :func:`~fewer.adapt.scalearn.coefficient_table`)."""
-        return coefficient_table(self.adapted_.readout)
+        return coefficient_table(self._ready().readout)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write coefficients, head and labels as safetensors, and nothing of the model and of the adapters.
+
+        These are known again by hashes; adapters are saved by :func:`~fewer.adapt.adapter_files.save_adapters`.
+
+        Raises
+        ------
+        FewerError
+            If nothing was fitted, or labels are neither texts nor numbers.
+        """
+        adapted = self._ready()
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        sources = {task: repr(each) for task, each in built_in_adapters(adapted.readout).items()}
+        save_classifier(path, "scalearn", adapted, self.classes_, {**settings, "adapters": sources})
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], model: nn.Module | str | os.PathLike[str], adapters: Sources = None
+    ) -> ScaLearnClassifier:
+        """Take up what :meth:`save` wrote, on the same model and adapters; it says the same to the bit.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        model : nn.Module or path
+            As it was learned on.
+        adapters : mapping of str to TaskAdapter, or path, optional
+            Those it was learned from, in any order, others may be among them; by default those that the model brings.
+
+        Raises
+        ------
+        FewerError
+            If the file is none of these, or was learned on another model or from other adapters.
+
+        Examples
+        --------
+        >>> ScaLearnClassifier.load("target.safetensors", "./my-bert", "./adapters")  # doctest: +SKIP
+        """
+        header, classes, tensors = read_classifier(path, "scalearn", (*SETTINGS, "adapters"))
+        made = cls(model, adapters, **{name: header[name] for name in SETTINGS})
+        encoder = copy.deepcopy(encoder_of(model)).requires_grad_(False).eval()
+        check_model(path, header, encoder)
+        given = source_adapters(encoder, adapters, "scalearn")
+        lacking = [task for task in header["adapters"] if task not in given]
+        if lacking:
+            raise FewerError(
+                f"{path} was learned from an adapter of the task {lacking[0]!r}, and there are {', '.join(given)}; give it, too"
+            )
+        sources = {task: given[task] for task in header["adapters"]}
+        way = ScaLearn(made.variant, sources, made.dropout, made.constraint, made.lr)
+        readout = Features().build(way.attach(encoder), cast(Any, None))
+        for task, each in built_in_adapters(readout).items():
+            if repr(each) != header["adapters"][task]:
+                raise FewerError(f"{path} was learned from another adapter of the task {task!r}; give the one it was")
+        head = LinearHead(nn.Linear(cast(Any, readout).width, len(classes)))
+        made.classes_, made.adapted_ = classes, Adapted(readout, head, None, tuple(map(str, classes)))
+        made.adapted_.take(tensors, path)
+        made.adapted_.readout.eval()
+        made.adapted_.head.eval()
+        return made
+
+    def _ready(self) -> Adapted:
+        if not hasattr(self, "adapted_"):
+            raise FewerError("scalearn: nothing is fitted yet; call fit, or load what was saved")
+        return self.adapted_

@@ -78,6 +78,6 @@ class TaskAdapter:
         return self.layers[0]["down.weight"].shape[1]
 
     def __repr__(self) -> str:
-        weights = fingerprint(*(layer[part].detach().cpu().numpy() for layer in self.layers for part in PARTS))
+        weights = fingerprint(*(layer[part].detach().float().cpu().numpy() for layer in self.layers for part in PARTS))
         count = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
         return f"TaskAdapter({self.task!r}, {count} of {self.width}-{self.hidden}-{self.width}, {self.activation}, {weights})"

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from sklearn.base import BaseEstimator, ClassifierMixin
 from torch import Tensor, nn
 
 from fewer.adapt.adapted import Adapted
 from fewer.adapt.adapter_training import fit_rows
+from fewer.adapt.classifier_files import check_model, read_classifier, save_classifier
 from fewer.adapt.feature_selection import KeptHead, selecting_head
 from fewer.adapt.first_token import encoder_of
 from fewer.adapt.loop import Adaptation, HeadModule, LinearHead
 from fewer.adapt.vqt import VQT, First, QueryTokens
 from fewer.core.errors import FewerError
-from fewer.core.files import fingerprint, write_atomically
 from fewer.models.optimisers import AdamW, Cosine
 
-FORMAT = "fewer-vqt-1"
-"""Of a saved classifier."""
 SETTINGS = ("tokens", "normalise", "dropout", "first")
 """Of the read-out, as they are saved."""
 
@@ -191,18 +185,8 @@ class VisualQueryTuning(ClassifierMixin, BaseEstimator):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write queries, head and labels as safetensors, and nothing of the model."""
-        adapted = self._ready()
-        if self.classes_.dtype.kind not in "biufU":
-            raise FewerError(f"vqt: labels of the kind {self.classes_.dtype} cannot be saved; fit on texts or numbers")
-        header = {
-            "format": FORMAT,
-            "classes": self.classes_.tolist(),
-            "labels": self.classes_.dtype.str,
-            **{name: getattr(self, name) for name in SETTINGS},
-            "model": _weights(cast(nn.Module, adapted.readout.model)),
-        }
-        tensors = {name: each.contiguous().cpu() for name, each in adapted.new().items()}
-        write_atomically(path, to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
+        adapted, settings = self._ready(), {name: getattr(self, name) for name in SETTINGS}
+        save_classifier(path, "vqt", adapted, self.classes_, settings)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: nn.Module | str | os.PathLike[str]) -> VisualQueryTuning:
@@ -213,22 +197,17 @@ class VisualQueryTuning(ClassifierMixin, BaseEstimator):
         FewerError
             If the file is none of these, or was learned on another model.
         """
-        header, tensors = _read(Path(path))
+        header, classes, tensors = read_classifier(path, "vqt", SETTINGS)
         made = cls(model, **{name: header[name] for name in SETTINGS})
         encoder = made._encoder().requires_grad_(False).eval()
-        if _weights(encoder) != header["model"]:
-            raise FewerError(f"{path} was learned on a model with other weights; give the one it was learned on")
+        check_model(path, header, encoder)
         readout = QueryTokens(**{name: header[name] for name in SETTINGS}).build(encoder, cast(Any, None))
-        made.classes_ = np.array(header["classes"], dtype=header["labels"])
+        made.classes_ = classes
         places = tensors.get("head.places")
         linear = nn.Linear(cast(Any, readout).width if places is None else len(places), len(made.classes_))
         head = LinearHead(linear) if places is None else KeptHead(linear, places)
         made.adapted_ = Adapted(readout.eval(), head.eval(), None, tuple(map(str, made.classes_)))
-        mine = made.adapted_.new()
-        if {name: each.shape for name, each in mine.items()} != {name: each.shape for name, each in tensors.items()}:
-            raise FewerError(f"{path} does not fit this model and its own {len(made.classes_)} classes; it is damaged")
-        for name, each in mine.items():
-            each.copy_(tensors[name])
+        made.adapted_.take(tensors, path)
         if places is not None:
             made.kept_ = places.numpy()
         return made
@@ -273,22 +252,3 @@ def _images(x: Any) -> Tensor:
     if not bool(torch.isfinite(rows).all()):
         raise FewerError("vqt: images hold NaN or infinity; fill or drop them")
     return rows
-
-
-def _weights(model: nn.Module) -> str:
-    """A hash of all weights, which are the same in whatever they are wrapped."""
-    return fingerprint(*(each.detach().float().cpu().numpy() for each in model.state_dict().values()))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("fewer", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        fits = header["format"] == FORMAT and np.dtype(header["labels"]).kind in "biufU"
-        fits = fits and set(SETTINGS) | {"classes", "model"} <= set(header)
-    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise FewerError(f"{path} is no saved classifier ({error}); give a file that save() wrote") from error
-    if not fits:
-        raise FewerError(f"{path} is no saved classifier; give a file that save() wrote")
-    return header, tensors

@@ -21,6 +21,7 @@ def sac(
     tau: float = 0.005,
     temperature: float = 1.0,
     target_entropy: float | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Fill the slots with soft actor-critic: two critics, a Gaussian policy, a learned temperature.
 
@@ -36,6 +37,8 @@ def sac(
         At the start.
     target_entropy : float, optional
         By default minus the number of actions.
+    compiled : bool, default False
+        Let ``torch.compile`` translate the critics; see :class:`Critics`.
 
     Examples
     --------
@@ -44,7 +47,7 @@ def sac(
     """
     return {
         "policy": Gaussian(hidden, lr, temperature, target_entropy),
-        "critic": Critics(hidden=hidden, lr=lr, tau=tau),
+        "critic": Critics(hidden=hidden, lr=lr, tau=tau, compiled=compiled),
     }
 
 
@@ -89,6 +92,7 @@ def rlpd(
     target_entropy: float | None = None,
     backup_entropy: bool = True,
     share: float = 0.5,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Fill the slots with reinforcement learning with prior data.
 
@@ -115,6 +119,8 @@ def rlpd(
         Count entropy in the critic's target.
     share : float, default 0.5
         Of each batch, from prior data.
+    compiled : bool, default False
+        Let ``torch.compile`` translate the critics; see :class:`Critics`.
 
     Examples
     --------
@@ -123,7 +129,7 @@ def rlpd(
     """
     filling: dict[str, Any] = {
         "policy": Gaussian(hidden, lr, temperature, target_entropy, backup_entropy, "mean", delay=ratio or 1),
-        "critic": Critics(members, subset, hidden, layer_norm=True, lr=lr, tau=tau),
+        "critic": Critics(members, subset, hidden, layer_norm=True, lr=lr, tau=tau, compiled=compiled),
         "sampler": Symmetric(demos, share),
     }
     return filling if ratio is None else filling | {"ratio": FixedRatio(ratio)}

@@ -7,7 +7,8 @@ subset of the slowly moving copies, so that what one member overrates is not bel
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator
+import operator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -19,7 +20,7 @@ from torch.func import functional_call
 
 from fewer.core.errors import FewerError
 from fewer.models.ensemble import LayerNormEnsemble, LinearEnsemble
-from fewer.models.perceptrons import perceptrons
+from fewer.models.perceptrons import perceptrons, squared_error
 
 Values = Float[Tensor, "members batch"]
 
@@ -55,6 +56,9 @@ class Critics:
         Between layers.
     candidates : int, default 1
         Actions of the policy that a target looks at; the best of them counts.
+    compiled : bool, default False
+        Let ``torch.compile`` translate what rectified critics compute in each step: the first steps take some seconds, those
+        after them less, the more members there are.  It needs a C++ compiler, and results differ by rounding.
     """
 
     members: int = 2
@@ -67,6 +71,7 @@ class Critics:
     replacement: bool = False
     activation: str = "relu"
     candidates: int = 1
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if self.members < 1 or not self.hidden or min(self.hidden) < 1:
@@ -82,7 +87,9 @@ class Critics:
 
     def build(self, observations: int, actions: int) -> QEnsemble:
         """Make the networks, from torch's global generator."""
-        return QEnsemble(observations, actions, self.members, self.hidden, self.layer_norm, self.activation)
+        made = QEnsemble(observations, actions, self.members, self.hidden, self.layer_norm, self.activation)
+        made.compiled = self.compiled
+        return made
 
     def drawn(self) -> Int[Tensor, " subset"] | None:
         """The members of which a target is the least, drawn anew from torch's global generator; None if it is of all."""
@@ -109,11 +116,18 @@ def held(parameters: list[nn.Parameter]) -> Generator[None]:
 class QEnsemble(nn.Module):
     """What :class:`Critics` builds: observations and actions to a value by each member.
 
+    Attributes
+    ----------
+    compiled : bool
+        Whether what is computed without a graph goes through ``torch.compile``.
+
     Examples
     --------
     >>> QEnsemble(3, 1, members=5, hidden=(16,))(torch.zeros(4, 3), torch.zeros(4, 1)).shape
     torch.Size([5, 4])
     """
+
+    compiled: bool = False
 
     def __init__(
         self,
@@ -143,15 +157,55 @@ class QEnsemble(nn.Module):
     ) -> Float[Tensor, "chosen batch"]:
         """Value of each pair, by the members at these places or by all."""
         if self._written_out():
-            parameters = [each for layer in self.layers for each in layer._parameters.values()]
+            parameters = self._in_order()
             if members is not None:  # only those are computed
-                parameters = [each[members] for each in parameters if each is not None]
-            return perceptrons(observations, actions, cast(list[Tensor], parameters), self.layer_norm)
+                parameters = [each[members] for each in parameters]
+            return perceptrons(observations, actions, parameters, self.layer_norm, self.compiled)
         rows = torch.cat([observations, actions], dim=-1)[:, None]
         if members is None:
             return self.layers(rows)[..., 0].T
         chosen = {name: each[members] for name, each in self.layers.named_parameters()}
         return functional_call(self.layers, chosen, (rows,))[..., 0].T
+
+    def regress(
+        self,
+        observations: Float[Tensor, "batch observations"],
+        actions: Float[Tensor, "batch actions"],
+        target: Float[Tensor, " batch"],
+        parameters: Sequence[nn.Parameter],
+    ) -> tuple[Float[Tensor, "members batch"], Float[Tensor, ""], Sequence[Tensor]]:
+        """Compare with what all members should say.
+
+        Parameters
+        ----------
+        observations, actions : float tensor (batch, ...)
+            Pairs to value.
+        target : float tensor (batch,)
+            What they are worth.
+        parameters : sequence of nn.Parameter
+            Of this network.
+
+        Returns
+        -------
+        values : float tensor (members, batch)
+            What each member says, without a graph.
+        loss : float tensor
+            The mean square of the error, summed over members.
+        gradients : sequence of tensor
+            Of the loss, for each parameter.
+        """
+        whole = self._in_order() if type(self).forward is QEnsemble.forward and self._written_out() else []
+        if len(whole) == len(parameters) and all(map(operator.is_, whole, parameters)):
+            values, gradients = squared_error(observations, actions, target, whole, self.layer_norm, self.compiled)
+            return values, (values - target).square().mean(1).sum(), gradients
+        values = self(observations, actions)
+        loss = (values - target).square().mean(1).sum()
+        return values.detach(), loss.detach(), torch.autograd.grad(loss, parameters)
+
+    def _in_order(self) -> list[Tensor]:
+        """All parameters, as they are used."""
+        found = [each for layer in self.layers for each in layer._parameters.values()]
+        return cast(list[Tensor], found)
 
     def _written_out(self) -> bool:
         """Whether the layers are as they were built, and nobody looks at what happens between them."""

@@ -23,7 +23,7 @@ from fewer.control.critics import Critics, QEnsemble, Values, held
 from fewer.control.environments import Environment, Step, Worlds
 from fewer.control.frame_replay import memory_for
 from fewer.control.observed import Observed
-from fewer.control.policies import Actor, Gaussian, Policy
+from fewer.control.policies import Actor, Gaussian, Policy, adam, descend
 from fewer.control.recording import check_renders, record
 from fewer.control.replay import Batch, Replay
 from fewer.control.seeing import ImageFeatures, Seeing, SeeingCritics, SmallImages
@@ -479,7 +479,7 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
             actor=actor,
             critic=critic,
             slow=copy.deepcopy(critic).requires_grad_(False),
-            critic_optimiser=torch.optim.Adam(critic.parameters(), lr=self.critic.lr, fused=True),
+            critic_optimiser=adam(list(critic.parameters()), self.critic.lr),
             replay=memory,
             observations=observations.copy(),
             episodes=[0] * self.copies,
@@ -648,15 +648,16 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
             if candidates > 1:
                 ahead = ahead.reshape(candidates, -1).amax(0)
             target = torch.addcmul(batch.rewards, batch.continues, ahead, value=self.discount)
-        with state.schedule.watch():
-            values = critic(batch.observations, batch.actions)
-        loss = (values - target).square().mean(1).sum()
-        if self.critic_term is not None:
-            loss = loss + self.critic_term(Update(batch, values, critic, actor))
         parameters = [each for each in state.critic_optimiser.param_groups[0]["params"] if each.requires_grad]
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-            parameter.grad = gradient
-        state.critic_optimiser.step()
+        if self.critic_term is None:
+            with state.schedule.watch():
+                values, loss, gradients = critic.regress(batch.observations, batch.actions, target, parameters)
+        else:
+            with state.schedule.watch():
+                values = critic(batch.observations, batch.actions)
+            loss = (values - target).square().mean(1).sum() + self.critic_term(Update(batch, values, critic, actor))
+            gradients = torch.autograd.grad(loss, parameters)
+        descend(state.critic_optimiser, parameters, gradients)
         state.updates += 1
         report: dict[str, Tensor] = {}
         if actor.rows == "all" and actor.delay > 1:

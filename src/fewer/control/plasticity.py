@@ -20,10 +20,9 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
-from fewer.control.policies import DeterministicActor, GaussianActor
+from fewer.control.policies import DeterministicActor, GaussianActor, adam
 from fewer.core.errors import FewerError
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ class Injected(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> network, fresh = nn.Linear(2, 1), nn.Linear(2, 1)
     >>> injected = Injected(network, fresh, copy.deepcopy(fresh))
     >>> x = torch.randn(5, 2)
@@ -97,7 +97,7 @@ def inject_critic(state: OffPolicyState) -> None:
     state.slow.layers = inject_slow(state.slow.layers, injected)  # pyright: ignore[reportAttributeAccessIssue]
     state.critic.layers = injected  # pyright: ignore[reportAttributeAccessIssue]
     trained = [each for each in state.critic.parameters() if each.requires_grad]
-    state.critic_optimiser = torch.optim.Adam(trained, lr=state.critic_optimiser.param_groups[0]["lr"], fused=True)
+    state.critic_optimiser = adam(trained, state.critic_optimiser.param_groups[0]["lr"])
 
 
 def inject_actor(state: OffPolicyState) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -28,6 +28,7 @@ from fewer.control.critics import activations
 from fewer.control.replay import Batch
 from fewer.core.errors import FewerError
 from fewer.models.moving_average import follow
+from fewer.models.quick_adam import QuickAdam
 
 if TYPE_CHECKING:
     from fewer.control.critics import QEnsemble
@@ -116,12 +117,17 @@ def mlp(
 
 def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
     """Adam, as all networks of this room are trained."""
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
+    return QuickAdam(parameters, lr=lr)
 
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> None:
     """Make one step with the gradient of these parameters alone: a critic takes none from a policy's loss."""
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+    descend(optimiser, parameters, torch.autograd.grad(loss, parameters))
+
+
+def descend(optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Make one step along these gradients."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     optimiser.step()
 

@@ -166,7 +166,9 @@ class SeeingCritics(Critics):
 
     def build(self, observations: int, actions: int) -> QEnsemble:
         """Make the networks."""
-        return SeeingCritic(actions, self)
+        made = SeeingCritic(actions, self)
+        made.compiled = self.compiled
+        return made
 
 
 class SeeingCritic(QEnsemble):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fewer.control.critics import Critics, QEnsemble
@@ -21,7 +18,7 @@ from fewer.control.environments import Environment
 from fewer.control.exported import Form, export
 from fewer.control.policies import Actor, Policy
 from fewer.core.errors import FewerError
-from fewer.core.files import write_atomically
+from fewer.core.tensor_files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from fewer.control.loop import OffPolicyState
@@ -278,7 +275,7 @@ class TrainedPolicy:
 
 def write(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write a policy's file: tensors, and what says how it is built."""
-    write_atomically(path, to_bytes(tensors, metadata={"fewer": json.dumps(header)}))
+    write_tensors(path, header, tensors)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -291,13 +288,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any
     """
     if os.path.isdir(path):
         raise FewerError(f"{path} is a folder, and no saved policy; give a file that save() wrote")
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("fewer", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise FewerError(f"{path} is no saved policy ({error}); give a file that save() wrote") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    header, tensors = read_tensors(path, "saved policy")
+    if header.get("format") != FORMAT:
         raise FewerError(f"{path} is no saved policy of this version ({FORMAT}); give a file that save() wrote")
     missing = [name for name in ("policy", "critic", "about", "observations") if name not in header]
     missing += [name for name in ("low", "high") if name not in tensors]

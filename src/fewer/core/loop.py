@@ -16,7 +16,7 @@ import math
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -84,6 +84,11 @@ class State:
     ledger: Ledger
     points: int = field(default=0, kw_only=True)
     exhausted: bool = field(default=False, kw_only=True)
+
+    @property
+    def spent(self) -> int:
+        """Samples that have been spent, in the loop's unit; moves between points, too, where the loop counts as it goes."""
+        return self.ledger.spent
 
     def state_dict(self) -> dict[str, Any]:
         """Collect what a resumed run needs, as a tree that a checkpoint can hold."""
@@ -230,6 +235,7 @@ class Loop(ABC, Generic[T, S]):
         checkpoint: str | os.PathLike[str] | None = None,
         video: str | os.PathLike[str] | None = None,
         show: Show | None = None,
+        watch: Callable[[State], None] | None = None,
     ) -> Iterator[Point]:
         """Run to the budget, a point at a time.
 
@@ -250,6 +256,8 @@ class Loop(ABC, Generic[T, S]):
         show : callable, optional
             Called with :meth:`samples` when the run begins or goes on, and at each point that is made, before it is yielded;
             not where there are none.
+        watch : callable, optional
+            Called with the state when the run begins or goes on, for who wants to look at ``state.spent`` meanwhile.
 
         Yields
         ------
@@ -267,7 +275,7 @@ class Loop(ABC, Generic[T, S]):
         if video is not None:
             self.check_film(task)
         places = [Path(place) if place is not None else None for place in (checkpoint, video)]
-        return self._points(task, budget, seed, places[0], {}, places[1], show=show)
+        return self._points(task, budget, seed, places[0], {}, places[1], show=show, watch=watch)
 
     def learn(self, task: T, budget: int, seed: int = 0) -> Learned:
         """Run to the budget and return the curve together with what was learned."""
@@ -286,6 +294,7 @@ class Loop(ABC, Generic[T, S]):
         video: Path | None = None,
         begun: tuple[Sequence[Point], dict[str, Any]] | None = None,
         show: Show | None = None,
+        watch: Callable[[State], None] | None = None,
     ) -> Iterator[Point]:
         """All points; ``begun`` has those of an earlier run and its state, to go on from where no checkpoint is there yet."""
         with own_randomness(seed, "start"):
@@ -303,6 +312,8 @@ class Loop(ABC, Generic[T, S]):
             points = list(begun[0])
             self.resume(state, begun[1])
         yield from points
+        if watch is not None:
+            watch(state)
         self._show(state, show)
         seconds = points[-1].extras.get("seconds", 0.0) if points else 0.0
         while state.ledger.spent < budget and not state.exhausted:
@@ -384,6 +395,11 @@ class StagesState(State):
     stage: int = field(kw_only=True)
     inner: State = field(kw_only=True)
     before: int = field(default=0, kw_only=True)
+
+    @property
+    def spent(self) -> int:
+        """What all stages have spent."""
+        return self.before + self.inner.spent
 
     def state_dict(self) -> dict[str, Any]:
         """Save the running stage; the earlier ones live on in what it received."""

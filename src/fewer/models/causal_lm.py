@@ -232,12 +232,22 @@ class Decoder(nn.Module):
         self.head_width, self.theta, self.stretched = shape.of_head, shape.theta, shape.stretched
 
     def forward(
-        self, tokens: Int[Tensor, "batch length"], padding: Int[Tensor, " batch"] | None = None
+        self,
+        tokens: Int[Tensor, "batch length"],
+        padding: Int[Tensor, " batch"] | None = None,
+        places: Int[Tensor, "batch length"] | None = None,
+        mask: Bool[Tensor, "batch 1 length length"] | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """Hidden states after the last norm; the first ``padding`` tokens of each row are seen by none of the others."""
+        """Hidden states after the last norm.
+
+        The first ``padding`` tokens of each row are seen by none of the others.  Where ``places`` are given, tokens stand at
+        these positions, and the mask says which others each of them sees.
+        """
         x = self.embed_tokens(tokens)
-        length, mask = tokens.shape[1], None
-        if padding is None:
+        length = tokens.shape[1]
+        if places is not None:
+            rotation = self.rotation(places[:, None], x)
+        elif padding is None:
             rotation = self._rotation(length, x)
         else:
             columns = torch.arange(length, device=tokens.device)

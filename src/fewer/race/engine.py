@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
@@ -29,7 +29,7 @@ from fewer.core.errors import FewerError
 from fewer.core.samples import Samples
 
 if TYPE_CHECKING:
-    from fewer.core.loop import Task
+    from fewer.core.loop import State, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,8 @@ class Job:
         The module whose ``loop(spec)`` and ``task(spec)`` build what is run.
     video : Path, optional
         A folder for films, as in :meth:`fewer.core.loop.Loop.run`.
+    counted : bool, default False
+        Whether to tell between points how many samples were spent, where the engine can.
     """
 
     run: str
@@ -64,6 +66,7 @@ class Job:
     checkpoint: Path | None = None
     compose: str = "fewer.compose"
     video: Path | None = None
+    counted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,14 @@ class Measured:
 
     run: str
     point: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many samples a run has spent so far; told between its points, at most four times a second, where that has changed."""
+
+    run: str
+    spent: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,7 @@ class Stopped:
     run: str
 
 
-Event = Planned | Started | Measured | Showed | Finished | Failed | Stopped
+Event = Planned | Started | Measured | Counted | Showed | Finished | Failed | Stopped
 
 
 class Engine(Protocol):
@@ -145,14 +156,14 @@ class Engine(Protocol):
         ...
 
 
-def work(job: Job) -> Generator[Event]:
-    """Make one run, here, and tell what happens.  All engines do this, and nothing else."""
+def work(job: Job, watch: Callable[[State], None] | None = None) -> Generator[Event]:
+    """Make one run, here, and tell what happens.  All engines do this, and nothing else; ``watch`` gets the run's state."""
     yield Started(job.run)
     try:
         loop = importlib.import_module(job.compose).loop(job.entry)
         task = _task(job.compose, job.task, job.data)
         made: list[Samples] = []
-        for point in loop.run(task, job.budget, job.seed, job.checkpoint, job.video, made.append):
+        for point in loop.run(task, job.budget, job.seed, job.checkpoint, job.video, made.append, watch):
             while made:
                 yield Showed(job.run, made.pop(0).readable())
             extras = {str(name): float(value) for name, value in point.extras.items()}

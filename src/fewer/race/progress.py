@@ -18,12 +18,16 @@ from rich.text import Text
 
 from fewer.core.curve import Curve, Point
 from fewer.page import number
-from fewer.race.engine import Planned
+from fewer.race.engine import Counted, Measured, Planned, Started
 from fewer.race.outcome import Run
 
 _SHOWN = 30
 """Lines of the live table at most; runs that are over make room first."""
 
+
+_STEADY = 3
+"""Different counts since a point after which a run is seen to count as it goes; others count all samples of a point at once,
+before they learn from them."""
 
 OVER = ("done", "failed", "stopped")
 """Statuses of runs that nothing more happens to."""
@@ -33,7 +37,8 @@ class Progress:
     """Pass an instance as ``on_event`` to :func:`fewer.race.race`, inside a ``with``.
 
     On a terminal a live table shows every run with a bar, its current score, samples per second and the time left, and below
-    it what is watched of the runs that are being made; elsewhere (a file, a log) a line is printed when a run ends.
+    it what is watched of the runs that are being made; elsewhere (a file, a log) a line is printed when a run ends.  Between
+    the points of a curve the bar moves where the race tells what is counted (``race(..., counted=True)``).
 
     Parameters
     ----------
@@ -47,6 +52,7 @@ class Progress:
         self._console, self._budget = console, budget
         self._runs: dict[tuple[str, int], Run] = {}
         self._watched: dict[str, tuple[str, ...]] = {}
+        self._counts: dict[tuple[str, int], list[tuple[float, int]]] = {}
         self._began = time.monotonic()
         self._kept = 0
         self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=True)
@@ -64,6 +70,12 @@ class Progress:
         """Take note of an event."""
         if isinstance(event, Planned):
             self._watched[run.entry] = event.watched
+        if isinstance(event, Counted):
+            counts = self._counts.setdefault((run.entry, run.seed), [])
+            counts[_STEADY - 1 :] = [(time.monotonic(), event.spent)]
+            return
+        if isinstance(event, Started | Measured):
+            self._counts.pop((run.entry, run.seed), None)
         before = self._runs.get((run.entry, run.seed))
         self._runs[run.entry, run.seed] = run
         if before is None:
@@ -89,7 +101,22 @@ class Progress:
         return {name: measured[name] for name in self._watched.get(run.entry, ()) if name in measured}
 
     def _samples(self, run: Run) -> int:
-        return run.curve.points[-1].spent if run.curve else 0
+        """What a run has spent: at its last point, or since then where it counts as it goes."""
+        last = run.curve.points[-1].spent if run.curve else 0
+        counts = self._counts.get((run.entry, run.seed), [])
+        return (
+            max(last, min(counts[-1][1], self._budget)) if run.status == "running" and len(counts) == _STEADY else last
+        )
+
+    def _speed(self, run: Run) -> float | None:
+        """Samples per second: between the last two points, before these as they were counted."""
+        if run.status != "running":
+            return None
+        counts = self._counts.get((run.entry, run.seed), [])
+        if run.curve or len(counts) < _STEADY:
+            return speed(run.curve) if run.curve else None
+        (began, first), (now, spent) = counts[0], counts[-1]
+        return (spent - first) / (now - began) if now > began else None
 
     def _draw(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -102,7 +129,7 @@ class Progress:
             style = {"failed": "red", "waiting": "dim", "stopped": "dim"}.get(run.status, "")
             score = f"{run.curve.final:.4g}" if run.curve else ("failed" if run.status == "failed" else "")
             bar = ProgressBar(total=self._budget, completed=done, width=24)
-            rate = speed(run.curve) if run.curve and run.status == "running" else None
+            rate = self._speed(run)
             left = _clock((self._budget - done) / rate) if rate else ""
             pace = f"{rate:.3g}" if rate else ""
             table.add_row(Text(run.entry, style), str(run.seed), bar, str(self._samples(run)), pace, left, score)

@@ -21,6 +21,7 @@ from fewer.core.files import fingerprint
 from fewer.core.loop import Loop, Task
 from fewer.core.spec import canonical
 from fewer.race.engine import (
+    Counted,
     Engine,
     Event,
     Failed,
@@ -59,6 +60,7 @@ def race(
     hopeless: StopHopeless | None = None,
     compose: str = "fewer.compose",
     video: str | os.PathLike[str] | None = None,
+    counted: bool = False,
 ) -> Outcome:
     """Run every entry with every seed, except what the store has already.
 
@@ -100,6 +102,9 @@ def race(
     video : path, optional
         A folder: for each run, a film of an evaluation episode at each point that is made.  What the store has already
         is not played again.
+    counted : bool, default False
+        Tell ``on_event`` between points, too, how many samples a run has spent (:class:`fewer.race.engine.Counted`); Ray's
+        workers do not.
 
     Returns
     -------
@@ -141,6 +146,7 @@ def race(
                 stored.checkpoint(run),
                 compose,
                 films.of(of.entry, of.seed) if films is not None else None,
+                counted,
             )
             for run, of in runs.items()
             if of.status != "done" and not (of.status == "stopped" and hopeless)
@@ -186,6 +192,8 @@ def _follow(
                 if hopeless is not None and run not in reasons and (reason := _reason(hopeless, run, runs)):
                     reasons[run] = reason
                     stop(run)
+            case Counted():
+                pass  # only told: nothing is lost with it
             case Showed(_, samples):
                 store.show(run, samples)
                 runs[run] = runs[run].showing(samples)

@@ -19,8 +19,9 @@ from fewer.core.errors import FewerError
 from fewer.models.cached_decoder import CachedDecoder, Reading
 from fewer.models.causal_lm import CausalDecoder
 from fewer.rollouts.drawing import Drawing
+from fewer.rollouts.shared_prompts import grouped, hidden_of, pays
 
-WORKED = 2**22
+WORKED = 2**24
 """Logits that :func:`teacher_forced` holds at once."""
 
 
@@ -217,7 +218,8 @@ def begin(
 def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.0, entropy: bool = False) -> Any:
     """Log-probabilities of what was written, from one pass over whole rows.
 
-    Logits are made only where completions have tokens, some at a time, and once more for the gradient.
+    Logits are made only where completions have tokens, some at a time, and once more for the gradient.  Neighbouring rows with
+    the same prompt share what is made of it, where that saves operations.
 
     Parameters
     ----------
@@ -248,13 +250,10 @@ def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.
     lengths = mask.any(0).nonzero()
     if len(lengths):
         stop = sampled.prompt + int(lengths[-1])
-        padding = sampled.padding - first
-        inner = _inner(network)
-        given = sampled.tokens[:, first:stop], padding if bool((padding > 0).any()) else None
-        hidden = inner.model(*given) if isinstance(inner, CausalDecoder) else inner.hidden(*given)
-        head = inner.lm_head if isinstance(inner, CausalDecoder) else inner.head
+        padding, inner = sampled.padding - first, _inner(network)
         there = mask[:, : stop - sampled.prompt + 1]
-        hidden = hidden[:, sampled.prompt - first - 1 :][there]
+        hidden = _hidden(inner, sampled.tokens[:, first:stop], padding, sampled.prompt - first)[there]
+        head = inner.lm_head if isinstance(inner, CausalDecoder) else inner.head
         targets = sampled.tokens[:, sampled.prompt : stop + 1][there]
         many = max(1, WORKED // vocabulary_of(inner))
         parts = [
@@ -266,6 +265,19 @@ def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.
             values = torch.cat([part[place] for part in parts])
             result[place] = result[place].index_put(where, values)
     return (result[0], result[1]) if entropy else result[0]
+
+
+def _hidden(
+    network: Any, tokens: Int[Tensor, "rows length"], padding: Int[Tensor, " rows"], width: int
+) -> Float[Tensor, "rows new channels"]:
+    """Last hidden states from the last token of each prompt on."""
+    if isinstance(network, CausalDecoder):
+        grouping = grouped(tokens, padding, width)
+        if pays(network, len(tokens), grouping, width, tokens.shape[1] - width):
+            return hidden_of(network, tokens, padding, width, grouping)
+    given = tokens, padding if bool((padding > 0).any()) else None
+    hidden = network.model(*given) if isinstance(network, CausalDecoder) else network.hidden(*given)
+    return hidden[:, width - 1 :]
 
 
 def _measured(

@@ -36,6 +36,9 @@ from fewer.rollouts.policy import TrainedPolicy
 from fewer.rollouts.problems import Language, Problem, Problems, prompt_tokens
 from fewer.rollouts.slots import Adapter, Ancestral, FixedLength, Lengths, Sampler, Selector, Shaping
 
+ROOM = 3 * 2**30
+"""Bytes that a gradient's activations may take, about, where ``rows`` does not say how many rollouts it is computed for."""
+
 
 @dataclass
 class PostTrainingState(State):
@@ -90,7 +93,7 @@ class PostTraining(Loop[Problems, PostTrainingState]):
     clip : float, default 1
         Largest norm of the gradient; 0 for none.
     rows : int, default 0
-        Rollouts that gradients are computed for at once, 0 for all: fewer need less memory.
+        Rollouts that gradients are computed for at once; with 0, as many as need about three gigabytes.
     asked : int, default 256
         Held-out problems at each point of the curve, at most.
     points : int, default 5
@@ -161,12 +164,14 @@ class PostTraining(Loop[Problems, PostTrainingState]):
             )
         self.sampler.check(task.longest)
         network = self._network(language, seed).to(where)
+        # the first model needs as much memory again, and goes where nobody compares with it
+        first = language.network.to(where).eval().requires_grad_(False) if self._compares else network
         return PostTrainingState(
             budget,
             seed,
             Ledger({"rollouts": 1.0}),
             task=task,
-            language=replace(language, network=language.network.to(where).eval().requires_grad_(False)),
+            language=replace(language, network=first),
             network=network,
             optimiser=self._optimiser(network),
             training=training,
@@ -174,6 +179,11 @@ class PostTraining(Loop[Problems, PostTrainingState]):
             stream=self.curation.build(len(training), seed),
             draws=torch_generator(seed, "rollouts"),
         )
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the first model's probabilities are needed."""
+        return self.advantage.reference or self.objective.reference
 
     def _network(self, language: Language, seed: int) -> nn.Module:
         network = copy.deepcopy(language.network).requires_grad_(True)
@@ -229,6 +239,7 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         """One step: explore, judge, and learn from it."""
         progress = (state.ledger.spent - state.after) / (state.budget - state.after)
         set_rate(state.optimiser, self.schedule.factor(progress))
+        state.optimiser.zero_grad(set_to_none=True)  # no gradients lie about while rollouts are written
         began = time.perf_counter()
         experience = self.explore(state)
         seconds = time.perf_counter() - began
@@ -280,7 +291,7 @@ class PostTraining(Loop[Problems, PostTrainingState]):
             best = decode(state.network, prompts, greedy=True, draws=None, **options)
             greedy = torch.from_numpy(judged(state.task, language, problems, best).rewards).float().to(where)
             state.ledger.add("tokens", float(best.mask.sum()))
-        if self.advantage.reference or self.objective.reference:
+        if self._compares:
             with torch.no_grad():
                 reference = self._logps(state.language.network, sampled)
         experience = Experience(
@@ -342,7 +353,7 @@ class PostTraining(Loop[Problems, PostTrainingState]):
     ) -> dict[str, float]:
         mean = {"tokens": token_mean, "sequences": sequence_mean}[self.aggregate]
         sampled, mask = experience.sampled.select(rows), keep[rows]
-        chunks = rows.new_tensor(range(len(rows))).split(self.rows or len(rows))
+        chunks = rows.new_tensor(range(len(rows))).split(self._at_once(state.network, sampled))
         objective, noted = self.objective, {}
         if objective.fits:
             with torch.no_grad():
@@ -373,13 +384,37 @@ class PostTraining(Loop[Problems, PostTrainingState]):
 
     def _logps(self, network: nn.Module, sampled: Sampled) -> Float[Tensor, "rollouts new"]:
         rows = torch.arange(len(sampled.mask), device=sampled.mask.device)
-        return torch.cat([teacher_forced(network, sampled.select(each)) for each in rows.split(self.rows or len(rows))])
+        parts = rows.split(self._at_once(network, sampled))
+        return torch.cat([teacher_forced(network, sampled.select(each)) for each in parts])
+
+    def _at_once(self, network: nn.Module, sampled: Sampled) -> int:
+        """Rollouts that are worked on together; whole groups if possible, which share what is made of their prompt."""
+        if self.rows:
+            return self.rows
+        fitting = max(1, ROOM // (bytes_a_token(network) * sampled.tokens.shape[1]))
+        if fitting >= self.group:
+            return fitting // self.group * self.group
+        return -(-self.group // -(-self.group // fitting))  # equal parts of a group
 
     def _begin_anew(self, state: PostTrainingState) -> None:
         """The first model and a fresh optimiser; what was spent stays spent."""
-        state.network.load_state_dict(self._network(state.language, state.seed).state_dict())
+        state.network.load_state_dict(self._network(state.task.language(state.seed), state.seed).state_dict())
         state.optimiser = self._optimiser(state.network)
         state.step, state.after = 0, state.ledger.spent
+
+
+def bytes_a_token(network: nn.Module) -> int:
+    """About what a gradient keeps of each token: inputs and outputs of all maps, and as much again between them.
+
+    Examples
+    --------
+    >>> bytes_a_token(nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 10)))
+    480
+    """
+    maps = (each for each in network.modules() if not isinstance(each, nn.Embedding))
+    weights = [getattr(each, "weight", None) for each in maps]
+    # a weight that two maps share is counted with both
+    return max(1, 2 * sum(w.element_size() * sum(w.shape) for w in weights if isinstance(w, Tensor) and w.ndim == 2))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,19 +144,10 @@ def images(
     FewerError
         If there are no images, or one cannot be read.
     """
-    pillow = need("PIL.Image", extra="vision", what="task images", package="pillow")
     home = Path(folder).expanduser()
     if not home.is_dir():
         raise FewerError(f"images: no folder at {home}; give one that has a sub-folder of images for each class")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise FewerError(f"images: size is {size!r}; give pixels a side, such as 32")
-    found = [
-        (file, each.name)
-        for each in sorted(home.iterdir())
-        if each.is_dir() and not each.name.startswith(".")
-        for file in sorted(each.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
-    ]
+    found = [(file, each.name) for each in sub_folders(home) for file in image_files(each)]
     labelled = bool(found)
     if not labelled:
         found = [
@@ -165,13 +157,53 @@ def images(
         raise FewerError(
             f"images: {home} has no images and no sub-folders with images; the sub-folder's name is the class"
         )
-    x = np.empty((len(found), 1 if gray else 3, size, size), dtype=np.float32)
-    for row, (file, _) in enumerate(found):
-        x[row] = pixels(pillow, file, size, gray)
+    x = read_images([file for file, _ in found], size, gray, "images")
     if not labelled:
         return Representation(home.name, x, {}, test=test)
     y, classes = encode(np.array([label for _, label in found]), home.name, "its sub-folders")
     return Classification(home.name, x, y, classes, test=test, metric=metric)
+
+
+def sub_folders(home: Path) -> list[Path]:
+    """The folders in a folder, by name, but for hidden ones."""
+    return [each for each in sorted(home.iterdir()) if each.is_dir() and not each.name.startswith(".")]
+
+
+def image_files(home: Path) -> list[Path]:
+    """The images in a folder at any depth, by name."""
+    return [file for file in sorted(home.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+
+
+def read_images(
+    files: Sequence[Path], size: int, gray: bool, task: str
+) -> Float[np.ndarray, "images channels size size"]:
+    """Read image files, scaled to squares, with values in [0, 1].
+
+    Parameters
+    ----------
+    files : sequence of Path
+        In the order of the rows.
+    size : int
+        Pixels a side.
+    gray : bool
+        One channel of grey in place of red, green and blue.
+    task : str
+        For messages.
+
+    Raises
+    ------
+    MissingPackage
+        If Pillow is not installed.
+    FewerError
+        If one cannot be read, or ``size`` is no number of pixels.
+    """
+    pillow = need("PIL.Image", extra="vision", what=f"task {task}", package="pillow")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise FewerError(f"{task}: size is {size!r}; give pixels a side, such as 32")
+    x = np.empty((len(files), 1 if gray else 3, size, size), dtype=np.float32)
+    for row, file in enumerate(files):
+        x[row] = pixels(pillow, file, size, gray)
+    return x
 
 
 def pixels(pillow: Any, file: Path, size: int, gray: bool) -> Float[np.ndarray, "channels size size"]:

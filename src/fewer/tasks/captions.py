@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fewer.core.errors import FewerError, nearest, need
 from fewer.core.files import cache_folder, fingerprint, write_atomically
 from fewer.core.seeding import generator, torch_generator
-from fewer.tasks.arrays import pixels
+from fewer.tasks.arrays import read_images
 from fewer.tasks.classification import check_shape, rows_held_out
 from fewer.tasks.files import existing, first_line, read_csv
 from fewer.tasks.paired import Paired, fitting
@@ -192,12 +192,7 @@ def pairs(
     found = _from_json(file, image, caption) if file.suffix.lower() == ".json" else _from_csv(file, image, caption)
     if not found:
         raise FewerError(f"{file.name}: there are no pairs in it; give a line for each image")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise FewerError(f"{file.name}: size is {size!r}; give pixels a side, such as 32")
-    pillow = need("PIL.Image", extra="vision", what="task pairs", package="pillow")
-    x = np.empty((len(found), 1 if gray else 3, size, size), dtype=np.float32)
-    for row, (name, _) in enumerate(found):
-        x[row] = pixels(pillow, existing(str(file.parent / name)), size, gray)
+    x = read_images([existing(str(file.parent / name)) for name, _ in found], size, gray, file.name)
     return Captions(file.name, x, tuple(text for _, text in found), test)
 
 

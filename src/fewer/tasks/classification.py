@@ -145,7 +145,7 @@ class Classification(Task):
         order = rng.permutation(len(self.y))
         aside, order = order[: self.helper_rows], order[self.helper_rows :]
         if self.held_out is None:
-            test = _stratified(self.y[order], rows_held_out(self.name, self.test, len(order)), rng)
+            test = stratified(self.y[order], rows_held_out(self.name, self.test, len(order)), rng)
             test_x, test_y = self.x[order[test]], self.y[order[test]]
             order = np.delete(order, test)
         else:
@@ -243,8 +243,8 @@ def standardised(
     return tuple((part - mean) / scale for part in (pool, *others))
 
 
-def _stratified(y: np.ndarray, count: int, rng: np.random.Generator) -> Int[np.ndarray, " count"]:
-    """Choose ``count`` positions so that each class keeps its share, largest remainders first."""
+def stratified(y: np.ndarray, count: int, rng: np.random.Generator) -> Int[np.ndarray, " count"]:
+    """Choose ``count`` positions so that each class keeps its share, largest remainders first; in ascending order."""
     classes, inverse = np.unique(y, return_inverse=True)
     exact = np.bincount(inverse) * count / len(y)
     quota = np.floor(exact).astype(int)
