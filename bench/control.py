@@ -29,7 +29,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     versions: dict[str, str] = {}
     for group in (
         ["product", "sac", "sac sb3", "sac sbx", "sac sbx, one at a time", *([] if quick else ["sac compiled"])],
-        ["product", "rlpd", "rlpd sbx"],
+        ["product", "rlpd", "rlpd sbx", *([] if quick else ["rlpd compiled"])],
         ["drawing", "drawing sb3", "drawing torchrl"],
         ["dock-2d, 1", "dock-2d, 64", "peg-slot-2d, 1", "peg-slot-2d, 64"],
     ):

@@ -8,12 +8,10 @@ they promise is measured in the claim of :mod:`fewer.incontext.lc_pfn`.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +20,6 @@ from jaxtyping import Float
 
 from fewer.core.curve import Curve, Point
 from fewer.core.errors import FewerError
-from fewer.core.files import write_atomically
 from fewer.incontext.extrapolation import UNIT, Continuation, LearningCurveExtrapolator, ScoreRange
 
 if TYPE_CHECKING:
@@ -312,24 +309,14 @@ def draw(found: Plan, path: str | os.PathLike[str]) -> None:
     FewerError
         If the file is to be of another kind or cannot be written.
     """
-    from fewer.race.plot import FORMATS, STYLE
+    from fewer.race.plot import figure_for
 
-    kind = Path(path).suffix.lower()
-    if kind not in FORMATS:
-        raise FewerError(f"cannot draw {path}: {kind or 'a file without suffix'} is unknown; use .png, .svg or .pdf")
-    from matplotlib import rc_context  # slow to load, and only needed here
-    from matplotlib.figure import Figure
-
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.8, 4.6), layout="constrained")  # without pyplot: no global state, safe in threads
+    with figure_for(path, 4.6) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
         title = f"When {found.metric} reaches {found.target:g}"
         above.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
         _draw_scores(above, found)
         _draw_chances(below, found)
-        figure.savefig(buffer, format=kind[1:], dpi=200, metadata=FORMATS[kind])
-    write_atomically(path, buffer.getvalue())
 
 
 def _draw_scores(axes: Axes, found: Plan) -> None:

@@ -263,3 +263,32 @@ def test_networks_without_numbers_or_of_another_kind_are_refused():
     nn.init.constant_(broken.model.norm.weight, math.nan)
     with pytest.raises(FewerError, match="logits are not numbers at token 0"):
         drawn(broken)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [[[1, 2, 3, 4]], [[1, 2, 3], [4, 5, 6]], [[1, 2, 3, 4, 5, 6, 7, 8], [9, 4, 6], [7] * 8], [[0, 0, 1], [1], [0, 1]]],
+)
+@pytest.mark.parametrize("rows", [None, [1, 0, 5, 2, 3, 1]])
+def test_prompts_are_read_once_and_gradients_are_those_of_each_row(prompts, rows):
+    torch.manual_seed(0)
+    model = CausalLM(width=32, layers=2, heads=4, kv_heads=2, tied=True).build(50).double()
+    draws = torch.Generator().manual_seed(0)
+    sampled = decode(model, prompts * 2, new=5, end=[0], pad=0, draws=draws, group=3)
+    if rows is not None:  # as a selector leaves them
+        sampled = sampled.select(torch.tensor(rows))
+    weights = torch.rand(sampled.mask.shape, generator=draws).double() * sampled.mask
+    parameters = list(model.parameters())
+    logps, entropy = teacher_forced(model, sampled, 0.7, entropy=True)
+    found = torch.autograd.grad(((logps + 0.1 * entropy) * weights).sum(), parameters)
+    total = torch.zeros(())
+    for row, text in enumerate(sampled.completions()):
+        first = int(sampled.padding[row])
+        tokens = sampled.tokens[row, first : sampled.prompt + len(text)]
+        alone = torch.log_softmax(model(tokens[None])[0, sampled.prompt - first - 1 : -1] / 0.7, -1)
+        chosen = alone.gather(1, torch.tensor(text)[:, None])[:, 0]
+        torch.testing.assert_close(logps[row, : len(text)], chosen.to(logps.dtype), rtol=1e-5, atol=1e-5)
+        of_row = chosen - 0.1 * (alone.exp() * alone).sum(1)
+        total = total + (of_row * weights[row, : len(text)]).sum()
+    for one, two in zip(found, torch.autograd.grad(total, parameters), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)

@@ -113,18 +113,13 @@ def build_lock(
             leads[now, secret[now]] = (following & ~dead) / 2
             if level[now] == 0 and horizon > 1:
                 pays[now] = np.where(np.arange(actions) == secret[now], 0, 0.1)
-    centre = rng.standard_normal((len(level), dimensions))
-    centre *= 1.5 / np.linalg.norm(centre, axis=1, keepdims=True)
-    vectors = centre[cause] + noise * rng.standard_normal((len(cause), dimensions))
     model = LowRank(leads[cause], mu, pays[cause])
-    start = (level[cause] == 0) / (level[cause] == 0).sum()
+    start, vectors = _looks(level, cause, dimensions, noise, rng)
     name = (
         f"rich-lock(horizon={horizon}, actions={actions}, symbols={symbols}, dimensions={dimensions}, noise={noise:g}, "
         f"seed={seed})"
     )
-    world = FiniteMDP(
-        name, model.P, model.R, horizon, start, pays=model.R, vectors=vectors.astype(np.float32), levels=level[cause]
-    )
+    world = FiniteMDP(name, model.P, model.R, horizon, start, pays=model.R, vectors=vectors, levels=level[cause])
     return Lock(world, model, cause)
 
 
@@ -213,16 +208,12 @@ def rich_game(
     pays = np.vstack([rng.random((horizon * hidden, pairs)), np.zeros((1, pairs))])
     mu = (cause == np.arange(len(level))[:, None]).astype(float)
     mu /= mu.sum(axis=1, keepdims=True)
-    centre = rng.standard_normal((len(level), dimensions))
-    centre *= 1.5 / np.linalg.norm(centre, axis=1, keepdims=True)
-    vectors = centre[cause] + noise * rng.standard_normal((len(cause), dimensions))
     model = LowRank(leads[cause], mu, pays[cause])
-    start = (level[cause] == 0) / (level[cause] == 0).sum()
+    start, vectors = _looks(level, cause, dimensions, noise, rng)
     name = (
         f"rich-game(horizon={horizon}, gains={gains}, loses={loses}, hidden={hidden}, symbols={symbols}, "
         f"dimensions={dimensions}, noise={noise:g}, seed={seed})"
     )
-    looks = vectors.astype(np.float32)
     return MarkovGame(
         name,
         model.P,
@@ -230,7 +221,21 @@ def rich_game(
         horizon,
         start,
         pays=model.R,
-        vectors=looks,
+        vectors=vectors,
         levels=level[cause],
         players=(gains, loses),
     )
+
+
+def _looks(
+    level: Int[np.ndarray, " hidden"],
+    cause: Int[np.ndarray, " states"],
+    dimensions: int,
+    noise: float,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, " states"], Float[np.ndarray, "states dimensions"]]:
+    """Where an episode may begin, and how each state looks: like its hidden one, at a length of 1.5, with noise."""
+    centre = rng.standard_normal((len(level), dimensions))
+    centre *= 1.5 / np.linalg.norm(centre, axis=1, keepdims=True)
+    vectors = centre[cause] + noise * rng.standard_normal((len(cause), dimensions))
+    return (level[cause] == 0) / (level[cause] == 0).sum(), vectors.astype(np.float32)

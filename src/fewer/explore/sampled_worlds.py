@@ -20,6 +20,7 @@ from fewer.core.files import fingerprint
 from fewer.core.loop import Task
 from fewer.explore.groupings import ActionGrouping, neighbours
 from fewer.explore.planning import discounted_value, outcome, policy_iteration
+from fewer.explore.worlds import check_arrays
 
 
 class Sampled(Task):
@@ -134,21 +135,7 @@ class DiscountedMDP(Sampled):
         self._check()
         if not 0 <= self.noise < math.inf:
             raise FewerError(f"{self.name}: noise is a standard deviation, 0 or more; {self.noise:g} was given")
-        off = ~(np.isclose(P.sum(axis=2), 1, atol=1e-6) & (P >= 0).all(axis=2)) & self.has
-        if off.any():
-            state, action = np.argwhere(off)[0]
-            raise FewerError(
-                f"{self.name}: P[{state}, {action}] is no distribution (its sum is {P[state, action].sum():g}); "
-                "make every row non-negative with sum 1"
-            )
-        low, high = self.rewards
-        wrong = ~((low <= R) & (high >= R)) & self.has
-        if wrong.any():
-            state, action = np.argwhere(wrong)[0]
-            raise FewerError(
-                f"{self.name}: R[{state}, {action}] is {R[state, action]:g}, outside the declared range "
-                f"[{low:g}, {high:g}]; scale the rewards, or declare their range"
-            )
+        check_arrays(self.name, P, R, self.rewards, self.has)
 
     @property
     def states(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -90,6 +90,49 @@ class Episodic(Task):
         return self.shown
 
 
+def check_arrays(
+    name: str,
+    P: Float[np.ndarray, "states actions states"],
+    R: Float[np.ndarray, "states actions"],
+    rewards: tuple[float, float],
+    has: Bool[np.ndarray, "states actions"] | None = None,
+) -> None:
+    """Refuse arrays whose rows are no distributions, or whose rewards leave their range.
+
+    Parameters
+    ----------
+    name : str
+        The world, for messages.
+    P, R : float arrays (states, actions, states) and (states, actions)
+        Of the world.
+    rewards : tuple (low, high)
+        The declared range.
+    has : bool array (states, actions), optional
+        Actions that a state has; the others may hold anything.
+
+    Raises
+    ------
+    FewerError
+        Where the first such row or reward is.
+    """
+    counted = np.ones(R.shape, dtype=bool) if has is None else has
+    off = ~(np.isclose(P.sum(axis=2), 1, atol=1e-6) & (P >= 0).all(axis=2)) & counted
+    if off.any():
+        state, action = np.argwhere(off)[0]
+        raise FewerError(
+            f"{name}: P[{state}, {action}] is no distribution (its sum is {P[state, action].sum():g}); "
+            "make every row non-negative with sum 1"
+        )
+    low, high = rewards
+    wrong = ~((low <= R) & (high >= R)) & counted
+    if wrong.any():
+        state, action = np.argwhere(wrong)[0]
+        raise FewerError(
+            f"{name}: R[{state}, {action}] is {R[state, action]:g}, outside the declared range [{low:g}, {high:g}]; "
+            "scale the rewards or give rewards=(low, high)"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class FiniteMDP(Episodic):
     """A world given by its arrays.
@@ -147,21 +190,8 @@ class FiniteMDP(Episodic):
                 f"{self.name}: P must be (states, actions, states) and R (states, actions); "
                 f"they are {self.P.shape} and {self.R.shape}"
             )
-        off = ~np.isclose(self.P.sum(axis=2), 1, atol=1e-6) | (self.P < 0).any(axis=2) | np.isnan(self.P).any(axis=2)
-        if off.any():
-            state, action = np.argwhere(off)[0]
-            raise FewerError(
-                f"{self.name}: P[{state}, {action}] is no distribution (its sum is {self.P[state, action].sum():g}); "
-                "make every row non-negative with sum 1"
-            )
+        check_arrays(self.name, self.P, self.R, self.rewards)
         low, high = self.rewards
-        wrong = ~((low <= self.R) & (high >= self.R))
-        if wrong.any():
-            state, action = np.argwhere(wrong)[0]
-            raise FewerError(
-                f"{self.name}: R[{state}, {action}] is {self.R[state, action]:g}, outside the declared range "
-                f"[{low:g}, {high:g}]; scale the rewards or give rewards=(low, high)"
-            )
         if self.noise not in ("none", "bernoulli"):
             raise FewerError(f"{self.name}: unknown noise {self.noise!r}; choose none or bernoulli")
         if self.noise == "bernoulli" and (low, high) != (0.0, 1.0):

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fewer.core.errors import FewerError
+from fewer.models.branches import Branches
 
 
 class LanguageModel(Protocol):
@@ -172,17 +173,20 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "batch length width"],
         rotation: tuple[Tensor, Tensor],
-        mask: Bool[Tensor, "batch 1 length length"] | None = None,
+        mask: Bool[Tensor, "batch 1 length length"] | Branches | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """Mix each token with those before it, or with those that the mask lets it see."""
+        """Mix each token with those before it, with those that the mask lets it see, or with those of its own branch."""
         query, key, value = (
             project(x).unflatten(-1, (-1, self.of_head)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = rotated(query, *rotation), rotated(key, *rotation)
-        seen = nn.functional.scaled_dot_product_attention(
-            query, key, value, mask, is_causal=mask is None, enable_gqa=self.groups != self.heads
-        )
+        if isinstance(mask, Branches):
+            seen = mask(query, key, value)
+        else:
+            seen = nn.functional.scaled_dot_product_attention(
+                query, key, value, mask, is_causal=mask is None, enable_gqa=self.groups != self.heads
+            )
         return self.o_proj(seen.transpose(1, 2).flatten(-2))
 
 
@@ -214,7 +218,7 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch length width"],
         rotation: tuple[Tensor, Tensor],
-        mask: Bool[Tensor, "batch 1 length length"] | None = None,
+        mask: Bool[Tensor, "batch 1 length length"] | Branches | None = None,
     ) -> Float[Tensor, "batch length width"]:
         """Mix tokens, then channels."""
         x = x + self.self_attn(self.input_layernorm(x), rotation, mask)
@@ -232,22 +236,18 @@ class Decoder(nn.Module):
         self.head_width, self.theta, self.stretched = shape.of_head, shape.theta, shape.stretched
 
     def forward(
-        self,
-        tokens: Int[Tensor, "batch length"],
-        padding: Int[Tensor, " batch"] | None = None,
-        places: Int[Tensor, "batch length"] | None = None,
-        mask: Bool[Tensor, "batch 1 length length"] | None = None,
+        self, tokens: Int[Tensor, "batch length"] | Branches, padding: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch length width"]:
-        """Hidden states after the last norm.
+        """Hidden states after the last norm; the first ``padding`` tokens of each row are seen by none of the others.
 
-        The first ``padding`` tokens of each row are seen by none of the others.  Where ``places`` are given, tokens stand at
-        these positions, and the mask says which others each of them sees.
+        Of branches, those of all their tokens in their line, as a batch of one.
         """
+        if isinstance(tokens, Branches):
+            x = self.embed_tokens(tokens.tokens[None])
+            return self._read(x, self.rotation(tokens.places, x), tokens)
         x = self.embed_tokens(tokens)
-        length = tokens.shape[1]
-        if places is not None:
-            rotation = self.rotation(places[:, None], x)
-        elif padding is None:
+        length, mask = tokens.shape[1], None
+        if padding is None:
             rotation = self._rotation(length, x)
         else:
             columns = torch.arange(length, device=tokens.device)
@@ -256,6 +256,9 @@ class Decoder(nn.Module):
             # what fills a row up sees itself alone: a row of the mask must not be empty
             mask = (columns >= padding[:, None])[:, None, None] & (columns <= columns[:, None])
             mask = mask | torch.eye(length, dtype=torch.bool, device=tokens.device)
+        return self._read(x, rotation, mask)
+
+    def _read(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | Branches | None) -> Tensor:
         for block in self.layers:
             x = block(x, rotation, mask)
         return self.norm(x)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fewer.core.errors import FewerError
+from fewer.models.branches import Branches
 
 
 class TransformersLM(nn.Module):
@@ -78,6 +79,52 @@ class TransformersLM(nn.Module):
         if not self.plain_head:
             return self.model(input_ids=tokens, use_cache=False, **told).logits
         return self.model.base_model(input_ids=tokens, use_cache=False, **told).last_hidden_state
+
+    def hidden_of(self, branches: Branches) -> Float[Tensor, "total width"]:
+        """What :meth:`head` makes logits of, for all tokens of branches in their line.
+
+        A beginning is read once where what the model remembers of it is keys and values of all its tokens, else with each row.
+        """
+        shared = branches.rows.numel() and len(branches.stems) < len(branches.rows) and self.plain_head
+        found = self._after_stems(branches) if shared and self.takes_places else None
+        if found is not None:
+            return found
+        # whole texts, of which the first of each beginning gives that beginning's
+        stem, length = branches.stem, branches.stems.shape[1]
+        tokens = torch.cat([branches.stems[stem], branches.rows], dim=1)
+        padding = branches.padding[stem]
+        hidden = self.hidden(tokens, padding if bool((padding > 0).any()) else None)
+        first = (stem == torch.arange(len(branches.stems), device=stem.device)[:, None]).int().argmax(1)
+        return torch.cat([hidden[first, :length][branches.of_stems], hidden[:, length:][branches.of_rows]])
+
+    def _after_stems(self, branches: Branches) -> Tensor | None:
+        """Rows read after the keys and values of their beginnings; None where the model remembers something else."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        model, mask = self.model.base_model, _mask(branches.stems, branches.padding)
+        rotation = getattr(self.model.config, "rope_parameters", None) or {}
+        if rotation.get("rope_type", "default") not in ("default", "linear", "llama3", "yarn"):
+            return None  # angles depend on the longest text that is read
+        memory = DynamicCache(config=self.model.config)
+        if not all(type(each) is DynamicLayer for each in memory.layers):
+            return None
+        given = self.given(mask, mask.shape[1])
+        found = model(input_ids=branches.stems, past_key_values=memory, use_cache=True, **given)
+        for layer in memory.layers:
+            if (
+                type(layer) is not DynamicLayer
+                or layer.keys is None
+                or layer.values is None
+                or len(layer.keys) != len(mask)
+            ):
+                return None
+            layer.keys, layer.values = (each.index_select(0, branches.stem) for each in (layer.keys, layer.values))
+        both = torch.cat([mask[branches.stem], branches.of_rows.long()], dim=1)
+        # what fills a row up comes last, and is seen by nothing that is read
+        given = self.given(both, branches.rows.shape[1])
+        after = model(input_ids=branches.rows, past_key_values=memory, use_cache=True, **given)
+        return torch.cat([found.last_hidden_state[branches.of_stems], after.last_hidden_state[branches.of_rows]])
 
     def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
         """Logits."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from fewer.race.outcome import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = {
     ".png": {"Software": None},
@@ -70,16 +72,7 @@ def plot(outcome: Outcome, path: str | os.PathLike[str], target: float | None = 
     FewerError
         If the file is to be of another kind or cannot be written.
     """
-    kind = Path(path).suffix.lower()
-    if kind not in FORMATS:
-        raise FewerError(f"cannot draw {path}: {kind or 'a file without suffix'} is unknown; use .png, .svg or .pdf")
-    from matplotlib import rc_context  # slow to load, and only needed here
-    from matplotlib.figure import Figure
-
-    buffer = io.BytesIO()
-    with rc_context(STYLE):
-        # without pyplot: no global state, safe in threads
-        figure = Figure(figsize=(6.8, TALL * max(1.0, len(outcome.entries) / ROWS)), layout="constrained")
+    with figure_for(path, TALL * max(1.0, len(outcome.entries) / ROWS)) as figure:
         axes = figure.add_subplot()
         axes.set_xlabel(outcome.unit)
         (title,) = shortened([f"{outcome.metric} on {outcome.task}"], 72, 2)
@@ -94,6 +87,34 @@ def plot(outcome: Outcome, path: str | os.PathLike[str], target: float | None = 
         if shown and missing:
             (said,) = shortened([f"no finished run: {', '.join(shortened(missing, 60, 1))}"], 110, 3)
             figure.supxlabel(said, fontsize=8, color="#625d55", x=0.01, ha="left")
+
+
+@contextlib.contextmanager
+def figure_for(path: str | os.PathLike[str], height: float) -> Iterator[Figure]:
+    """A figure in the style of this house, 6.8 inches wide, which is written to a file when it has been drawn.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.png``, ``.svg`` or ``.pdf``.
+    height : float
+        In inches.
+
+    Raises
+    ------
+    FewerError
+        If the file is to be of another kind or cannot be written.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in FORMATS:
+        raise FewerError(f"cannot draw {path}: {kind or 'a file without suffix'} is unknown; use .png, .svg or .pdf")
+    from matplotlib import rc_context  # slow to load, and only needed here
+    from matplotlib.figure import Figure
+
+    buffer = io.BytesIO()
+    with rc_context(STYLE):
+        figure = Figure(figsize=(6.8, height), layout="constrained")  # without pyplot: no global state, safe in threads
+        yield figure
         figure.savefig(buffer, format=kind[1:], dpi=200, metadata=FORMATS[kind])
     write_atomically(path, buffer.getvalue())
 

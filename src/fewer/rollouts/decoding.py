@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fewer.core.errors import FewerError
+from fewer.models.branches import Branches
 from fewer.models.cached_decoder import CachedDecoder, Reading
 from fewer.models.causal_lm import CausalDecoder
 from fewer.rollouts.drawing import Drawing
-from fewer.rollouts.shared_prompts import grouped, hidden_of, pays
 
 WORKED = 2**24
 """Logits that :func:`teacher_forced` holds at once."""
@@ -218,8 +218,7 @@ def begin(
 def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.0, entropy: bool = False) -> Any:
     """Log-probabilities of what was written, from one pass over whole rows.
 
-    Logits are made only where completions have tokens, some at a time, and once more for the gradient.  Neighbouring rows with
-    the same prompt share what is made of it, where that saves operations.
+    Logits are made only where completions have tokens, some at a time, and once more for the gradient.
 
     Parameters
     ----------
@@ -245,16 +244,17 @@ def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.
     >>> torch.allclose(teacher_forced(network, sampled), sampled.logps, atol=1e-5)
     True
     """
-    mask, first = sampled.mask, int(sampled.padding.min())
+    mask = sampled.mask
     result = [torch.zeros(mask.shape, device=mask.device) for _ in range(2)]
-    lengths = mask.any(0).nonzero()
-    if len(lengths):
-        stop = sampled.prompt + int(lengths[-1])
-        padding, inner = sampled.padding - first, _inner(network)
-        there = mask[:, : stop - sampled.prompt + 1]
-        hidden = _hidden(inner, sampled.tokens[:, first:stop], padding, sampled.prompt - first)[there]
-        head = inner.lm_head if isinstance(inner, CausalDecoder) else inner.head
-        targets = sampled.tokens[:, sampled.prompt : stop + 1][there]
+    if bool(mask.any()):
+        inner, branches = _inner(network), branches_of(sampled)
+        decoder = isinstance(inner, CausalDecoder)
+        hidden = inner.model(branches)[0] if decoder else inner.hidden_of(branches)
+        head = inner.lm_head if decoder else inner.head
+        new = branches.before.shape[1]
+        there = mask[:, :new]
+        hidden = hidden.index_select(0, branches.before[there])
+        targets = sampled.tokens[:, sampled.prompt : sampled.prompt + new][there]
         many = max(1, WORKED // vocabulary_of(inner))
         parts = [
             _measured(head, some, target, temperature, entropy, len(hidden) > many)
@@ -267,17 +267,15 @@ def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.
     return (result[0], result[1]) if entropy else result[0]
 
 
-def _hidden(
-    network: Any, tokens: Int[Tensor, "rows length"], padding: Int[Tensor, " rows"], width: int
-) -> Float[Tensor, "rows new channels"]:
-    """Last hidden states from the last token of each prompt on."""
-    if isinstance(network, CausalDecoder):
-        grouping = grouped(tokens, padding, width)
-        if pays(network, len(tokens), grouping, width, tokens.shape[1] - width):
-            return hidden_of(network, tokens, padding, width, grouping)
-    given = tokens, padding if bool((padding > 0).any()) else None
-    hidden = network.model(*given) if isinstance(network, CausalDecoder) else network.hidden(*given)
-    return hidden[:, width - 1 :]
+def branches_of(sampled: Sampled) -> Branches:
+    """Prompts, each once, and what was written after them, as far as something later depends on it."""
+    mask, first = sampled.mask, int(sampled.padding.min())
+    prompts = torch.cat([sampled.padding[:, None], sampled.tokens[:, first : sampled.prompt]], dim=1)
+    stems, stem = torch.unique(prompts, dim=0, return_inverse=True)
+    numbered = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    lengths = ((mask * numbered).amax(1) - 1).clamp(min=0)  # nothing comes after the last
+    rows = sampled.tokens[:, sampled.prompt : sampled.prompt + int(lengths.max())]
+    return Branches(stems[:, 1:], stems[:, 0] - first, rows, lengths, stem)
 
 
 def _measured(
