@@ -139,3 +139,16 @@ def test_beginnings_are_read_once_where_the_model_remembers_them_whole(kind, onc
     hook.remove()
     # a model that turns out to remember otherwise may have read beginnings before whole texts are read
     assert (sum(seen) == 6 + 3) if once else (sum(seen) in (3 * 7, 6 + 3 * 7))
+
+
+def test_a_model_that_ignores_its_memory_reads_whole_texts(monkeypatch):
+    """Whether layers of the memory are laid out beforehand, or when a model first fills them."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    shape = transformers.OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2)
+    network, memory = TransformersLM(transformers.OpenAIGPTLMHeadModel(shape)), transformers.DynamicCache
+    stems, rows = [[1, 2, 3, 4, 5], [6, 7]], [[8, 9], [10], [11, 12, 13]]
+    for laid_out in (True, False):
+        if not laid_out:
+            monkeypatch.setattr(transformers, "DynamicCache", lambda config: memory())
+        check(network, network.hidden, stems, rows, [0, 0, 1], network.hidden_of, 1e-4)

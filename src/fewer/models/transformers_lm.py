@@ -111,14 +111,13 @@ class TransformersLM(nn.Module):
             return None
         given = self.given(mask, mask.shape[1])
         found = model(input_ids=branches.stems, past_key_values=memory, use_cache=True, **given)
-        for layer in memory.layers:
-            if (
-                type(layer) is not DynamicLayer
-                or layer.keys is None
-                or layer.values is None
-                or len(layer.keys) != len(mask)
-            ):
-                return None
+        layers: Any = memory.layers
+        # a model that ignores the memory leaves it empty, and would read rows without their beginnings
+        if len(layers) != self.model.config.num_hidden_layers or any(
+            type(each) is not DynamicLayer or each.keys is None or each.keys.shape[::2] != mask.shape for each in layers
+        ):
+            return None
+        for layer in layers:
             layer.keys, layer.values = (each.index_select(0, branches.stem) for each in (layer.keys, layer.values))
         both = torch.cat([mask[branches.stem], branches.of_rows.long()], dim=1)
         # what fills a row up comes last, and is seen by nothing that is read
