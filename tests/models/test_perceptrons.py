@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fewer.core.errors import FewerError
 from fewer.models import perceptrons as module
 from fewer.models.perceptrons import perceptrons, squared_error
 
@@ -159,22 +158,3 @@ def test_compiled_networks_compute_the_same(layer_norm):
     (plain, before), (compiled, after) = (squared_error(*given, parameters, layer_norm, each) for each in (False, True))
     assert torch.allclose(plain, compiled, atol=1e-6)
     assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(before, after, strict=True))
-
-
-def test_a_machine_that_compiles_nothing_is_told_what_would_do(monkeypatch):
-    from torch._dynamo.exc import BackendCompilerFailed
-
-    def fails(*given):
-        raise BackendCompilerFailed(lambda: None, RuntimeError("No working C++ compiler found"), None)
-
-    monkeypatch.setattr(module, "_compiled", lambda function: fails)
-    parameters = drawn(2, (3, 4, 1), False)
-    with pytest.raises(FewerError, match=r"No working C\+\+ compiler found.*; install a C\+\+ compiler, or leave"):
-        squared_error(torch.zeros(5, 2).double(), torch.zeros(5, 1).double(), torch.zeros(5), parameters, compiled=True)
-
-    def other(*given):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(module, "_compiled", lambda function: other)
-    with torch.no_grad(), pytest.raises(ZeroDivisionError):
-        perceptrons(torch.zeros(5, 2).double(), torch.zeros(5, 1).double(), parameters, compiled=True)

@@ -92,6 +92,22 @@ def test_states_are_exchanged_with_torchs():
     assert same(mine, theirs)
 
 
+def test_what_was_loaded_is_gone_on_with():
+    """Not what was there before: an earlier state, in the middle of a run."""
+    (mine, quick), (theirs, plain) = pair()
+    for number in range(8):
+        give(mine, theirs)
+        quick.step()
+        plain.step()
+        if number == 1:
+            early = copy.deepcopy(plain.state_dict())
+        if number == 5:
+            quick.load_state_dict(copy.deepcopy(early))
+            plain.load_state_dict(copy.deepcopy(early))
+    assert same(mine, theirs)
+    assert quick.state[mine[0]]["step"] == 4
+
+
 def test_a_copy_moves_alone():
     (mine, quick), _ = pair()
     give(mine)

@@ -33,6 +33,10 @@ class Branches:
         All tokens, and the place of each in its text, from 0 on.
     before : int tensor (rows, new + 1)
         Where in the line that token stands after which each of a row's comes, and the one after its last.
+    of_stems, of_rows : bool tensor (stems, length) and (rows, new)
+        Which columns hold tokens.
+    split : int
+        Tokens of all beginnings.
 
     Examples
     --------

@@ -12,8 +12,7 @@ products.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fewer.core.errors import FewerError
+from fewer.models.translated import translated
 
 EPSILON = 1e-5
 
@@ -67,35 +66,11 @@ def perceptrons(
     """
     if torch.is_grad_enabled() and any(each.requires_grad for each in (seen, done, *parameters)):
         return _Perceptrons.apply(seen, done, layer_norm, *parameters)  # pyright: ignore[reportReturnType]
-    return _run(_values, compiled, seen, done, parameters, layer_norm)
+    return (translated(_values) if compiled else _values)(seen, done, parameters, layer_norm)
 
 
 def _values(seen: Tensor, done: Tensor, parameters: Sequence[Tensor], layer_norm: bool) -> Tensor:
     return _forward(torch.cat([seen, done], dim=-1), layer_norm, parameters, None)
-
-
-def _run(function: Callable[..., Any], compiled: bool, *given: Any) -> Any:
-    """Call a function of tensors, compiled where that is asked for."""
-    if not compiled:
-        return function(*given)
-    try:
-        return _compiled(function)(*given)
-    except Exception as error:
-        from torch._dynamo.exc import BackendCompilerFailed  # takes a second to import
-
-        if not isinstance(error, BackendCompilerFailed):
-            raise
-        # of what the compiler has printed, the last line says what it misses
-        said = str(error.inner_exception).strip().splitlines()
-        raise FewerError(
-            f"compiled networks: torch.compile fails here ({said[-1] if said else type(error.inner_exception).__name__}); "
-            "install a C++ compiler, or leave compiled out"
-        ) from error
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
 
 
 def _layers(parameters: Sequence[Any], layer_norm: bool) -> list[Sequence[Any]]:
@@ -147,7 +122,8 @@ def squared_error(
             [ 1.]])
     """
     with torch.no_grad():
-        return _run(_squared_error, compiled, seen, done, target, parameters, layer_norm)
+        function = translated(_squared_error) if compiled else _squared_error
+        return function(seen, done, target, parameters, layer_norm)
 
 
 def _squared_error(
@@ -247,7 +223,7 @@ def _backward(
             z, mean, scale = normed
             slope = _through_norm(slope, z, mean, scale, *layers[number][2:], into=gradients[number][2:])
             del z
-        del normed, h  # what comes next finds room that is still in the cache
+        del normed, h  # each member's room is at once the next one's
         weight, bias = gradients[number][:2]
         if weight is not None:
             torch.bmm((kept[-1][-1] if kept else below).mT, slope, out=weight)

@@ -192,7 +192,7 @@ def pairs(
     found = _from_json(file, image, caption) if file.suffix.lower() == ".json" else _from_csv(file, image, caption)
     if not found:
         raise FewerError(f"{file.name}: there are no pairs in it; give a line for each image")
-    x = read_images([existing(str(file.parent / name)) for name, _ in found], size, gray, file.name)
+    x = read_images([existing(str(file.parent / name)) for name, _ in found], size, gray, "pairs")
     return Captions(file.name, x, tuple(text for _, text in found), test)
 
 
