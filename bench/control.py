@@ -140,7 +140,7 @@ def _updates(taken: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         ("sac sbx", "SBX, 20 a call"),
         ("sac sbx, one at a time", "SBX, one a call"),
     )
-    for mine, how in ((arm, ""), (f"{arm} compiled", ", critics compiled")):
+    for mine, how in ((arm, ""), (f"{arm} compiled", ", compiled")):
         for theirs, said in peers:
             if mine in taken and theirs in taken:
                 ours, peer = (taken[each]["processor"] * 1e3 for each in (mine, theirs))

@@ -115,6 +115,7 @@ def _bloom():
     return BloomForCausalLM(BloomConfig(vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2))
 
 
+KEPT_OF_A_TOKEN = {"llama": 2 * 2 * 8, "gpt2": 2 * 2 * 16}
 KINDS = {"llama": _llama, "mistral": _mistral, "gpt2": _gpt2, "bloom": _bloom}
 
 
@@ -131,6 +132,7 @@ def test_models_of_transformers(kind):
 def test_beginnings_are_read_once_where_the_model_remembers_them_whole(kind, once, monkeypatch):
     pytest.importorskip("transformers")
     network, seen = TransformersLM(KINDS[kind]()), []
+    assert network.remembered == (KEPT_OF_A_TOKEN[kind] if once else 0)
     branches = of_texts([[1, 2, 3, 4, 5, 6]], [[7], [8], [9]], [0, 0, 0])
     hook = network.model.base_model.register_forward_pre_hook(
         lambda module, given, named: seen.append(named["input_ids"].numel()), with_kwargs=True
@@ -146,9 +148,11 @@ def test_a_model_that_ignores_its_memory_reads_whole_texts(monkeypatch):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     shape = transformers.OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2)
-    network, memory = TransformersLM(transformers.OpenAIGPTLMHeadModel(shape)), transformers.DynamicCache
+    model, memory = transformers.OpenAIGPTLMHeadModel(shape), transformers.DynamicCache
     stems, rows = [[1, 2, 3, 4, 5], [6, 7]], [[8, 9], [10], [11, 12, 13]]
     for laid_out in (True, False):
         if not laid_out:
             monkeypatch.setattr(transformers, "DynamicCache", lambda config: memory())
+        network = TransformersLM(model)
+        assert network.remembered == 0
         check(network, network.hidden, stems, rows, [0, 0, 1], network.hidden_of, 1e-4)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+import operator
 
 import pytest
 import torch
 from torch import nn
 
-from fewer.models.quick_adam import QuickAdam
+from fewer.models.quick_adam import QuickAdam, adam_step, step_sizes
 
 SHAPES = ((3, 4), (4,), (2, 3, 5), ())
 
@@ -155,3 +156,48 @@ def test_an_injected_parameter_is_seen():
         plain.step()
     assert same(mine + added[:1], theirs + added[1:])
     assert not torch.equal(added[0], torch.ones(2))
+
+
+@pytest.mark.parametrize("settings", [{"lr": 0.01}, {"lr": 0.1, "betas": (0.5, 0.7), "eps": 0.1}])
+def test_a_step_as_tensor_operations_is_torchs_but_for_rounding(settings):
+    mine = pair()[0][0]
+    theirs = [nn.Parameter(each.detach().double()) for each in mine]
+    mine = [each.detach().double() for each in mine]
+    other = torch.optim.Adam(theirs, **settings)
+    averages, squares = ([torch.zeros_like(each) for each in mine] for _ in range(2))
+    for count in range(1, 8):
+        gradients = [torch.randn(each.shape, dtype=each.dtype) for each in theirs]
+        for each, gradient in zip(theirs, gradients, strict=True):
+            each.grad = gradient.clone()
+        adam_step(
+            mine, averages, squares, gradients, step_sizes(count, **settings), settings.get("betas", (0.9, 0.999))
+        )
+        other.step()
+    for one, two in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, two.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"amsgrad": True}, {"maximize": True}])
+def test_only_plain_steps_are_collected(settings):
+    (mine, optimiser), (others, plain) = pair(**settings)[:1] + pair()[:1]
+    assert plain.collected(others) is None  # before there is any memory
+    for parameters, each in ((mine, optimiser), (others, plain)):
+        give(parameters)
+        each.step()
+    assert optimiser.collected(mine) is None
+    found = plain.collected(others)
+    assert found is not None
+    assert all(map(operator.is_, found.averages, [plain.state[each]["exp_avg"] for each in others]))
+    assert found.count.tolist() == [1.0] * len(SHAPES) == [float(plain.state[each]["step"]) for each in others]
+    assert plain.collected(others[1:]) is None
+    assert plain.collected([*others[1:], others[0]]) is None
+
+
+def test_steps_that_differ_are_not_collected():
+    (mine, optimiser), _ = pair()
+    give(mine)
+    optimiser.step()
+    give(mine, without=(1,))
+    optimiser.step()
+    assert [float(optimiser.state[each]["step"]) for each in mine] == [2, 1, 2, 2]
+    assert optimiser.collected(mine) is None

@@ -99,19 +99,27 @@ def test_forgetting_nothing_and_all():
     forget({}, torch.Size([3]), 1.0)
 
 
-def test_after_a_merge_the_next_step_of_adam_is_no_longer_than_the_rate():
-    layer = MergingLinear(40, 10, rank=5)
-    optimiser = torch.optim.Adam([layer.A, layer.B], lr=0.01)
+def test_after_a_merge_adam_steps_by_the_rate_where_it_forgot_and_by_its_moments_elsewhere():
+    layer, rate = MergingLinear(40, 10, rank=5), 0.01
+    optimiser = torch.optim.Adam([layer.A, layer.B], lr=rate)
     for _ in range(50):
         optimiser.zero_grad()
         layer(torch.randn(8, 40)).square().sum().backward()
         optimiser.step()
-    ReLoRA(rank=5, restarts=1).after_step(Step(nn.Sequential(layer), optimiser, 0.4, 0.6, 0))
+    ReLoRA(rank=5, restarts=1, reset=0.9).after_step(Step(nn.Sequential(layer), optimiser, 0.4, 0.6, 0))
     before = layer.B.detach().clone()
+    first, second = (optimiser.state[layer.B][name].clone() for name in ("exp_avg", "exp_avg_sq"))
     optimiser.zero_grad()
     layer(torch.randn(8, 40)).square().sum().backward()
     optimiser.step()
-    assert float((layer.B.detach() - before).abs().max()) < 0.0101
+    moved, gradient = layer.B.detach() - before, layer.B.grad
+    assert gradient is not None
+    # the first step's corrections: one less each beta
+    mean, square = (0.9 * first + 0.1 * gradient) / 0.1, (0.999 * second + 0.001 * gradient**2) / 0.001
+    torch.testing.assert_close(moved, -rate * mean / (square.sqrt() + 1e-8), rtol=1e-3, atol=1e-7)
+    forgotten = first == 0
+    assert int(forgotten.sum()) == 45
+    torch.testing.assert_close(moved[forgotten].abs(), torch.full((45,), rate), rtol=1e-3, atol=1e-5)
 
 
 @given(st.floats(0, 1))

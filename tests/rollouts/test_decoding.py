@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fewer.core.errors import FewerError
+from fewer.models.cached_decoder import CachedBlock
 from fewer.models.causal_lm import CausalLM
 from fewer.rollouts import decoding
 from fewer.rollouts.decoding import Sampled, decode, teacher_forced
@@ -166,12 +167,78 @@ def test_gradients_are_those_of_a_plain_pass_also_in_small_parts(monkeypatch):
         logps = logps.gather(1, tokens[1:, None])[-len(completion) :, 0]
         plain[row, : len(completion)] = logps
     expected = gradients(plain)
-    for worked in (decoding.WORKED, 40):
+    for worked, kept in ((decoding.WORKED, decoding.KEPT), (40, decoding.KEPT), (40, 40), (decoding.WORKED, 40)):
         monkeypatch.setattr(decoding, "WORKED", worked)
+        monkeypatch.setattr(decoding, "KEPT", kept)
         found = teacher_forced(network, sampled, temperature=0.7)
         torch.testing.assert_close(found, plain, rtol=0, atol=1e-5)
         for name, gradient in gradients(found).items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kept", "times"), [(1, 2), (2**26, 1)])
+def test_logits_that_fit_are_made_once(kept, times, monkeypatch):
+    network, made_of = made(), []
+    sampled = drawn(network, group=2)
+    monkeypatch.setattr(decoding, "KEPT", kept)
+    monkeypatch.setattr(decoding, "WORKED", 1)
+    real = nn.functional.linear
+    monkeypatch.setattr(
+        nn.functional,
+        "linear",
+        lambda x, weight, *bias: (
+            (weight is network.lm_head.weight and made_of.append(len(x))) or real(x, weight, *bias)
+        ),
+    )
+    teacher_forced(network, sampled).sum().backward()
+    assert sum(made_of) == times * int(sampled.mask.sum())
+
+
+def test_rows_without_tokens_are_zero_and_have_no_gradient():
+    network = made()
+    sampled = drawn(network, group=2)
+    sampled.mask[1] = False
+    rest = torch.tensor([row for row in range(len(sampled.mask)) if row != 1])
+    found = []
+    for some in (sampled, sampled.select(rest)):
+        logps = teacher_forced(network, some, 0.7)
+        found.append((logps, torch.autograd.grad(logps.sum(), list(network.parameters()))))
+    assert found[0][0][1].tolist() == [0.0] * sampled.mask.shape[1]
+    torch.testing.assert_close(found[0][0][rest], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["forward hook", "backward hook", "other forward", "LoRA"])
+def test_logits_that_something_else_may_read_stay_as_they_are(kind):
+    network = made()
+    sampled = drawn(network, group=2)
+    parameters = list(network.parameters())
+    expected = torch.autograd.grad(teacher_forced(network, sampled, 0.7).sum(), parameters)
+    seen, head = [], network.lm_head
+    if kind == "forward hook":
+        head.register_forward_hook(lambda module, given, output: seen.append((output, output.detach().clone())))
+    elif kind == "backward hook":
+        head.register_full_backward_hook(lambda module, wanted, of_output: None)
+    elif kind == "other forward":
+        own = head.forward
+
+        def forward(x):
+            output = own(x)
+            seen.append((output, output.detach().clone()))
+            return output
+
+        head.forward = forward
+    else:
+        peft = pytest.importorskip("peft")
+        settings = peft.LoraConfig(r=2, target_modules=["lm_head"])  # begins as nothing
+        network = peft.get_peft_model(network, settings).eval()
+        for each in parameters:
+            each.requires_grad_()
+    found = torch.autograd.grad(teacher_forced(network, sampled, 0.7).sum(), parameters)
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(one, two) for one, two in seen)
+    assert bool(seen) == (kind in ("forward hook", "other forward"))
 
 
 def test_some_of_the_rows_and_no_tokens_at_all():
@@ -292,3 +359,32 @@ def test_prompts_are_read_once_and_gradients_are_those_of_each_row(prompts, rows
         total = total + (of_row * weights[row, : len(text)]).sum()
     for one, two in zip(found, torch.autograd.grad(total, parameters), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+@pytest.mark.parametrize("prompts", [PROMPTS, [[1, 2, 3], [4, 5, 6]]])
+def test_attention_as_one_operation_is_that_of_products(group, prompts, monkeypatch):
+    network, found = made(), []
+    caps = torch.tensor([3, 12, 5, 12][: len(prompts)]).repeat_interleave(group)
+    for at_once in (True, False):
+        with monkeypatch.context() as patch:
+            if at_once:
+                patch.setattr(CachedBlock, "_seen", CachedBlock._seen_at_once)
+            found.append(drawn(network, prompts=prompts, group=group, new=caps, end=[], greedy=True))
+    assert torch.equal(found[0].tokens, found[1].tokens)
+    for name in ("logps", "entropy"):
+        torch.testing.assert_close(*(getattr(each, name) for each in found), rtol=0, atol=1e-5)
+
+
+def test_in_half_precision_log_probabilities_stay_near_those_of_single(monkeypatch):
+    network = made()
+    exact = drawn(network, group=3, end=[], greedy=True)
+    half, called = network.bfloat16(), []
+    at_once = CachedBlock._seen_at_once
+    monkeypatch.setattr(CachedBlock, "_seen_at_once", lambda *given: called.append(1) or at_once(*given))
+    found = drawn(half, group=3, end=[], greedy=True)
+    assert called
+    # the first token after the prompt, and the second where both wrote the same first
+    same = exact.tokens[:, len(max(PROMPTS, key=len))] == found.tokens[:, len(max(PROMPTS, key=len))]
+    assert same.all()
+    torch.testing.assert_close(exact.entropy[:, 1], found.entropy[:, 1], rtol=0, atol=0.05)

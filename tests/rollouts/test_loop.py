@@ -15,7 +15,7 @@ from fewer.models.causal_lm import CausalLM
 from fewer.models.optimisers import AdamW
 from fewer.rollouts import loop as module
 from fewer.rollouts.advantages import GroupRelative, group_relative
-from fewer.rollouts.bapo import BAPO
+from fewer.rollouts.bapo import BAPO, Balanced
 from fewer.rollouts.baselines import clip_higher, grpo, reinforce, rloo
 from fewer.rollouts.characters import Characters
 from fewer.rollouts.d3s import D3S
@@ -24,7 +24,7 @@ from fewer.rollouts.experience import sequence_mean, token_mean
 from fewer.rollouts.grpo_lambda import GRPOLambda
 from fewer.rollouts.limr import LIMR
 from fewer.rollouts.loop import PostTraining
-from fewer.rollouts.objectives import Clipped, clipped_surrogate
+from fewer.rollouts.objectives import Clipped, PolicyGradient, clipped_surrogate
 from fewer.rollouts.problems import Problem, Problems, prompt_tokens
 from fewer.rollouts.remax import ReMax
 from fewer.rollouts.siri import SIRI
@@ -40,6 +40,7 @@ class SayA(Problems):
     name: str = "say-a"  # pyright: ignore[reportIncompatibleVariableOverride]
     longest: int = 4
     count: int = 12
+    words: tuple[str, ...] = ()
     asked: list[str] = field(default_factory=list, compare=False, repr=False)
 
     def fingerprint(self):
@@ -52,7 +53,7 @@ class SayA(Problems):
 
     def training(self, seed):
         rng = np.random.default_rng(seed)
-        words = ["".join(rng.choice(list("ab"), 3)) for _ in range(self.count)]
+        words = self.words or ["".join(rng.choice(list("ab"), 3)) for _ in range(self.count)]
         return [Problem(word, word[-1]) for word in words]
 
     def held_out(self, seed):
@@ -408,11 +409,129 @@ def test_the_first_model_is_kept_where_it_is_compared_with():
         assert torch.equal(one, two)
 
 
+def of_numbers(loop):
+    """A step of four different prompts; bytes of a row without its prompt, of a prompt, and of a row's logits."""
+    state, experience, _ = of_one_step(loop, task=SayA(count=4, words=("aab", "aba", "bba", "bbb")))
+    new, network = int(experience.lengths.max()), state.network
+    units = network.model.layers[0].mlp.gate_proj.out_features
+    a_token = 4 * 2 * (4 * (16 + 16) + 3 * (16 + units))  # of seven maps, without the head
+    assert module.bytes_a_token(network, 3) == a_token
+    assert module.bytes_a_token(network) == a_token + 4 * 2 * (16 + 3)
+    # of each row its tokens, and a copy of its prompt's keys and values
+    return network, experience.sampled, new * a_token + 3 * 4 * 2 * 16, 3 * a_token, 4 * 3 * new
+
+
 def test_rows_at_once_are_whole_groups_or_equal_parts_of_one(monkeypatch):
     loop = PostTraining(**SMALL)
+    network, sampled, row, prompt, logits = of_numbers(loop)
+    row += logits
+    for room, rows in (
+        (3 * prompt + 12 * row - 1, 8),
+        (2 * prompt + 8 * row, 8),
+        (2 * prompt + 8 * row - 1, 4),
+        (prompt + 4 * row, 4),
+        (prompt + 4 * row - 1, 2),
+        (prompt + 2 * row, 2),
+        (prompt + row, 1),
+        (0, 1),
+    ):
+        monkeypatch.setattr(module, "ROOM", room)
+        assert loop._at_once(network, sampled) == rows
+    longest = sampled.mask.sum(1).view(4, 4).argmax(1)
+    alone = sampled.select(longest + 4 * torch.arange(4))  # as a selector may leave them
+    for room, rows in ((4 * (prompt + row), 4), (4 * (prompt + row) - 1, 2), (2 * row + prompt - 1, 1)):
+        monkeypatch.setattr(module, "ROOM", room)
+        assert loop._at_once(network, alone) == rows
+    assert PostTraining(**SMALL, rows=3)._at_once(network, sampled) == 3
+
+
+def test_logits_count_as_far_as_they_are_kept(monkeypatch):
+    loop = PostTraining(**SMALL)
+    network, sampled, row, prompt, logits = of_numbers(loop)
+    for kept in (0, logits // 4, 4 * logits // 4):  # of none, a row, a group; of twelve rows no more are kept
+        monkeypatch.setattr(module, "KEPT", kept)
+        for short, rows in ((0, 12), (1, 8)):
+            monkeypatch.setattr(module, "ROOM", 3 * prompt + 12 * row + 4 * kept - short)
+            assert loop._at_once(network, sampled) == rows
+
+
+def test_models_that_read_a_prompt_with_each_row_fit_fewer(monkeypatch):
+    loop = PostTraining(**SMALL)
+    network, sampled, _, _, logits = of_numbers(loop)
+    monkeypatch.setattr(module, "remembered", lambda network: 0)
+    each = (3 + logits // 12) * module.bytes_a_token(network) + logits
+    for room, rows in ((8 * each, 8), (8 * each - 1, 4), (2 * each, 2)):
+        monkeypatch.setattr(module, "ROOM", room)
+        assert loop._at_once(network, sampled) == rows
+
+
+def counted(monkeypatch):
+    """Rows that gradients are computed for, appended as they come."""
+    read, real = [], module.teacher_forced
+
+    def counting(network, sampled):
+        if torch.is_grad_enabled():
+            read.append(len(sampled.mask))
+        return real(network, sampled)
+
+    monkeypatch.setattr(module, "teacher_forced", counting)
+    return read
+
+
+@pytest.mark.parametrize("aggregate", ["tokens", "sequences"])
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("objective", [Clipped(), Clipped(dual=3.0), Clipped(kl=0.1), PolicyGradient(), Balanced()])
+def test_rollouts_without_advantage_are_read_only_where_something_else_is_learned_from_them(
+    aggregate, rows, objective, monkeypatch
+):
+    read, gradients, reports = counted(monkeypatch), [], []
+    for everywhere in (True, False):
+        loop = PostTraining(**SMALL, aggregate=aggregate, objective=objective, rows=rows)
+        state, experience, _ = of_one_step(loop)
+        advantages = group_relative(experience.rewards.float()).reshape(-1, 1).expand(experience.mask.shape).clone()
+        advantages[: loop.group] = 0
+        advantages[-1] = 1
+        with monkeypatch.context() as patch:
+            if everywhere:
+                for kind in (Clipped, PolicyGradient):
+                    patch.setattr(kind, "everywhere", True)
+            read.clear()
+            reports.append(loop.learn_from(state, experience, advantages, experience.mask))
+        gradients.append(torch.cat([each.grad.flatten() for each in state.network.parameters()]))
+        whole = everywhere or objective == Clipped(kl=0.1)
+        assert sum(read) == (len(advantages) if whole else int((advantages != 0).any(1).sum()))
+        assert state.ledger["gradient_tokens"] == experience.mask.sum()
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+    assert reports[0] == pytest.approx(reports[1], rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("filling", [grpo(), reinforce(), BAPO(), ReMax(), GRPOLambda(), SIRI(least=2, cycle=4)])
+def test_a_run_ends_with_the_same_model_whether_or_not_they_are_read(filling, monkeypatch):
+    read, ends, rows = counted(monkeypatch), [], []
+    for everywhere in (True, False):
+        with monkeypatch.context() as patch:
+            if everywhere:
+                for kind in (Clipped, PolicyGradient):
+                    patch.setattr(kind, "everywhere", True)
+            read.clear()
+            learned = PostTraining(**{**SMALL, **filling}, clip=0.0).learn(SayA(), 20 * 8, seed=1)
+        rows.append(sum(read))
+        ends.append(learned.result.language.network.state_dict())
+    assert rows[0] > rows[1] > 0
+    for name, one in ends[0].items():
+        torch.testing.assert_close(one, ends[1][name], rtol=1e-3, atol=1e-3)
+
+
+def test_a_part_without_advantage_moves_by_momentum_alone(monkeypatch):
+    loop, read = PostTraining(**SMALL), counted(monkeypatch)
     state, experience, _ = of_one_step(loop)
-    sampled, width = experience.sampled, experience.sampled.tokens.shape[1]
-    for fitting, rows in ((11, 8), (8, 8), (5, 4), (4, 4), (3, 2), (2, 2), (1, 1), (0, 1)):
-        monkeypatch.setattr(module, "ROOM", fitting * width * module.bytes_a_token(state.network))
-        assert loop._at_once(state.network, sampled) == rows
-    assert PostTraining(**SMALL, rows=3)._at_once(state.network, sampled) == 3
+    zero, old = torch.zeros(experience.mask.shape), experience.sampled.logps
+    report = loop._update(state, experience, torch.arange(4), old, None, zero, experience.mask)
+    assert read == [1]
+    assert report == {"loss": 0.0, "gradient norm": 0.0}
+    assert all(each.grad is not None and not each.grad.any() for each in state.network.parameters())
+    advantages = group_relative(experience.rewards.float()).reshape(-1, 1).expand(experience.mask.shape)
+    loop.learn_from(state, experience, advantages, experience.mask)
+    once = copy.deepcopy(state.network.state_dict())
+    loop._update(state, experience, torch.arange(4), old, None, zero, experience.mask)
+    assert any(not torch.equal(value, once[name]) for name, value in state.network.state_dict().items())

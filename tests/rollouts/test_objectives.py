@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fewer.core.errors import FewerError
+from fewer.rollouts.bapo import Balanced
 from fewer.rollouts.experience import sequence_mean, token_mean
-from fewer.rollouts.objectives import Clipped, PolicyGradient, clipped_surrogate, divergence, ratios
+from fewer.rollouts.objectives import Clipped, Objective, PolicyGradient, clipped_surrogate, divergence, ratios
 
 
 def plain(ratio, advantage, low, high, dual):
@@ -70,6 +71,46 @@ def test_the_pull_to_the_first_model_is_added():
     assert torch.allclose(Clipped(kl=0.5).losses(logps, old, advantages, reference), 0.5 * divergence(logps, reference))
     assert Clipped(kl=0.5).reference
     assert not Clipped().reference
+
+
+@pytest.mark.parametrize("objective", [Clipped(), Clipped(0.5, 3.0, dual=3.0), PolicyGradient(), Balanced()])
+def test_tokens_without_advantage_have_no_loss_and_no_gradient_where_the_objective_says_so(objective):
+    draws = torch.Generator().manual_seed(0)
+    logps, old = (-30 * torch.rand(8, 5, generator=draws) for _ in range(2))
+    advantages = torch.randn(8, 5, generator=draws)
+    advantages[2:5] = 0
+    logps.requires_grad_()
+    assert not objective.everywhere
+    if objective.fits:
+        fitted, noted = objective.fitted(logps, old, advantages, torch.ones(8, 5).bool())
+        some = advantages.any(1)
+        assert noted == pytest.approx(objective.fitted(logps[some], old[some], advantages[some], some[some, None])[1])
+        assert not fitted.everywhere
+    losses = objective.losses(logps, old, advantages, None)
+    losses.sum().backward()
+    assert logps.grad is not None
+    assert not losses[2:5].any()
+    assert not logps.grad[2:5].any()
+    assert logps.grad[[0, 1, 5, 6, 7]].any()
+
+
+def test_objectives_may_learn_from_all_tokens_where_nothing_else_is_known():
+    assert Clipped(kl=0.1).everywhere
+
+    class Sharpened(Clipped):
+        def losses(self, logps, old, advantages, reference):
+            return super().losses(logps, old, advantages, reference) + 0.01 * logps
+
+    class Regularised(PolicyGradient):
+        def losses(self, logps, old, advantages, reference):
+            return super().losses(logps, old, advantages, reference) + 0.01 * logps
+
+    class Own(Objective):
+        def losses(self, logps, old, advantages, reference):
+            return -logps
+
+    for objective in (Sharpened(), Regularised(), Own()):
+        assert objective.everywhere
 
 
 @pytest.mark.parametrize("bounds", [{"low": 1.1}, {"high": 0.9}, {"low": -0.1}, {"kl": -1.0}])

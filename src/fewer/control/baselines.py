@@ -38,7 +38,7 @@ def sac(
     target_entropy : float, optional
         By default minus the number of actions.
     compiled : bool, default False
-        Let ``torch.compile`` translate the critics; see :class:`Critics`.
+        Let ``torch.compile`` translate updates; see :class:`Critics`.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def rlpd(
     share : float, default 0.5
         Of each batch, from prior data.
     compiled : bool, default False
-        Let ``torch.compile`` translate the critics; see :class:`Critics`.
+        Let ``torch.compile`` translate updates; see :class:`Critics`.
 
     Examples
     --------

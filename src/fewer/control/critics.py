@@ -57,8 +57,9 @@ class Critics:
     candidates : int, default 1
         Actions of the policy that a target looks at; the best of them counts.
     compiled : bool, default False
-        Let ``torch.compile`` translate what rectified critics compute in each step: the first steps take some seconds, those
-        after them less, the more members there are.  It needs a C++ compiler, and results differ by rounding.
+        Let ``torch.compile`` translate updates: as a whole if the policy is a Gaussian one of plain layers and nothing else looks
+        into them, otherwise what rectified critics compute by themselves.  The first updates take some seconds, those after them
+        less than before.  It needs a C++ compiler, and results differ by rounding.
     """
 
     members: int = 2
@@ -157,7 +158,7 @@ class QEnsemble(nn.Module):
     ) -> Float[Tensor, "chosen batch"]:
         """Value of each pair, by the members at these places or by all."""
         if self._written_out():
-            parameters = self._in_order()
+            parameters = self.in_order()
             if members is not None:  # only those are computed
                 parameters = [each[members] for each in parameters]
             return perceptrons(observations, actions, parameters, self.layer_norm, self.compiled)
@@ -194,7 +195,7 @@ class QEnsemble(nn.Module):
         gradients : sequence of tensor
             Of the loss, for each parameter.
         """
-        whole = self._in_order() if type(self).forward is QEnsemble.forward and self._written_out() else []
+        whole = self.in_order() if type(self).forward is QEnsemble.forward and self._written_out() else []
         if len(whole) == len(parameters) and all(map(operator.is_, whole, parameters)):
             values, gradients = squared_error(observations, actions, target, whole, self.layer_norm, self.compiled)
             return values, (values - target).square().mean(1).sum(), gradients
@@ -202,7 +203,7 @@ class QEnsemble(nn.Module):
         loss = (values - target).square().mean(1).sum()
         return values.detach(), loss.detach(), torch.autograd.grad(loss, parameters)
 
-    def _in_order(self) -> list[Tensor]:
+    def in_order(self) -> list[Tensor]:
         """All parameters, as they are used."""
         found = [each for layer in self.layers for each in layer._parameters.values()]
         return cast(list[Tensor], found)

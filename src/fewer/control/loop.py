@@ -28,6 +28,7 @@ from fewer.control.recording import check_renders, record
 from fewer.control.replay import Batch, Replay
 from fewer.control.seeing import ImageFeatures, Seeing, SeeingCritics, SmallImages
 from fewer.control.trained import TrainedPolicy
+from fewer.control.whole_update import whole_update
 from fewer.core.curve import Point
 from fewer.core.errors import Diverged, FewerError
 from fewer.core.ledger import Ledger
@@ -639,7 +640,19 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
             change, observed = self.augmentation.augment, cast(Observed, state.task.observed)
             before, after = change(batch.observations, observed), change(batch.next_observations, observed)
             batch = replace(batch, observations=before, next_observations=after)
-        actor, critic = state.actor, state.critic
+        report = whole_update(self, state, batch) if self.critic.compiled else None
+        if report is None:
+            report = self._in_parts(state, batch)
+        state.updates += 1
+        if state.updates % self.critic.every == 0 and not math.isfinite(loss := report["critic_loss"].item()):
+            raise Diverged(f"the critic's loss became {loss} after {state.updates} updates; lower the learning rate")
+        if self.plasticity is not None:
+            cast(Intervention, state.intervention).intervene()
+        return report
+
+    def _in_parts(self, state: OffPolicyState, batch: Batch) -> dict[str, Tensor]:
+        """The target, the critic's step, that of the policy, and that of the slow copies."""
+        actor, critic, number = state.actor, state.critic, state.updates + 1
         with torch.no_grad():
             candidates = self.critic.candidates
             ahead_of = batch.next_observations if candidates == 1 else batch.next_observations.repeat(candidates, 1)
@@ -658,22 +671,15 @@ class OffPolicy(Loop[Environment, OffPolicyState]):
             loss = (values - target).square().mean(1).sum() + self.critic_term(Update(batch, values, critic, actor))
             gradients = torch.autograd.grad(loss, parameters)
         descend(state.critic_optimiser, parameters, gradients)
-        state.updates += 1
         report: dict[str, Tensor] = {}
         if actor.rows == "all" and actor.delay > 1:
             state.pending.batches.append(batch)
-        if state.updates % actor.delay == 0:
+        if number % actor.delay == 0:
             with held(parameters):
                 report = actor.improve(Batch.join(*state.pending.batches) if state.pending.batches else batch, critic)
             state.pending.batches.clear()
-        if state.updates % self.critic.every == 0:
+        if number % self.critic.every == 0:
             follow(state.slow, critic, self.critic.tau)
-            if not math.isfinite(loss.item()):
-                raise Diverged(
-                    f"the critic's loss became {float(loss)} after {state.updates} updates; lower the learning rate"
-                )
-        if self.plasticity is not None:
-            cast(Intervention, state.intervention).intervene()
         return report | {"critic_loss": loss.detach(), "value": values.detach().mean()}
 
 

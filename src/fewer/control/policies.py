@@ -224,11 +224,8 @@ class GaussianActor(Actor):
 
     def sample(self, observations: Observations) -> tuple[Actions, Float[Tensor, " batch"]]:
         """Draw actions, differentiably, with the logarithms of their densities."""
-        mean, log_deviation = self.net(observations).chunk(2, dim=-1)
-        log_deviation = log_deviation.clamp(LEAST, GREATEST)
-        noise = torch.randn_like(mean)
-        before = torch.addcmul(mean, noise, log_deviation.exp())
-        return before.tanh(), _log_density(noise, log_deviation, before)
+        made = self.net(observations)
+        return squashed(made, torch.randn_like(made.chunk(2, dim=-1)[0]))
 
     def act(self, observations: Observations, deterministic: bool = False) -> Actions:
         """Draw, or take the mean."""
@@ -246,9 +243,7 @@ class GaussianActor(Actor):
         actions, density = self.sample(batch.observations)
         temperature = self.log_temperature.exp()
         values = value(batch.observations, actions)
-        loss = (
-            temperature.detach() * density - (values.amin(0) if self.objective == "least" else values.mean(0))
-        ).mean()
+        loss = soft_loss(values, density, temperature.detach(), self.objective)
         if self.entropy_at == "next_observations":
             with torch.no_grad():
                 density = self.sample(batch.next_observations)[1]
@@ -256,6 +251,57 @@ class GaussianActor(Actor):
         # the gradient of the second term is all that the temperature has
         step(self.optimiser, loss + self.log_temperature * (entropy - self.target_entropy), self._parameters_list)
         return {"temperature": temperature.detach(), "entropy": entropy}
+
+
+def soft_loss(
+    values: Float[Tensor, "members batch"],
+    density: Float[Tensor, " batch"],
+    temperature: Float[Tensor, ""],
+    objective: str,
+) -> Float[Tensor, ""]:
+    """What a soft policy makes small: little value, and little entropy.
+
+    Parameters
+    ----------
+    values : float tensor (members, batch)
+        Of what it does.
+    density : float tensor (batch,)
+        Logarithms.
+    temperature : float tensor
+        What a nat of entropy is worth.
+    objective : {"least", "mean"}
+        Whose value counts.
+
+    Examples
+    --------
+    >>> soft_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([-4.0]), torch.tensor(0.5), "least")
+    tensor(-3.)
+    """
+    return (temperature * density - (values.amin(0) if objective == "least" else values.mean(0))).mean()
+
+
+def squashed(
+    made: Float[Tensor, "batch twice"], noise: Float[Tensor, "batch actions"]
+) -> tuple[Actions, Float[Tensor, " batch"]]:
+    """Actions of a squashed Gaussian, and the logarithms of their densities.
+
+    Parameters
+    ----------
+    made : float tensor (batch, 2 * actions)
+        Means, and logarithms of deviations.
+    noise : float tensor (batch, actions)
+        From a standard Gaussian.
+
+    Examples
+    --------
+    >>> actions, density = squashed(torch.zeros(1, 2), torch.zeros(1, 1))
+    >>> actions.item(), round(density.exp().item(), 4)
+    (0.0, 0.3989)
+    """
+    mean, log_deviation = made.chunk(2, dim=-1)
+    log_deviation = log_deviation.clamp(LEAST, GREATEST)
+    before = torch.addcmul(mean, noise, log_deviation.exp())
+    return before.tanh(), _log_density(noise, log_deviation, before)
 
 
 def _log_density(noise: Tensor, log_deviation: Tensor, before: Tensor) -> Float[Tensor, " batch"]:

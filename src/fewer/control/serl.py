@@ -97,6 +97,7 @@ def SERL(
     discount: float = 0.99,
     learning_starts: int = 300,
     share: float = 0.5,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Fill the slots with the agent of SERL.
 
@@ -132,6 +133,8 @@ def SERL(
         Environment steps with random actions.
     share : float, default 0.5
         Of each batch, from demonstrations.
+    compiled : bool, default False
+        Let ``torch.compile`` translate updates; see :class:`Critics`.
 
     Raises
     ------
@@ -172,6 +175,7 @@ def SERL(
             tau=tau,
             replacement=True,
             activation=activation or ("relu" if ratio is None else "tanh"),
+            compiled=compiled,
         ),
         "sampler": Symmetric(demos, share),
         "initialisation": XavierStart(),

@@ -141,6 +141,7 @@ def warm_start(
     tau: float = 0.005,
     temperature: float = 1.0,
     target_entropy: float | None = None,
+    compiled: bool = False,
     **left: None,
 ) -> dict[str, Any]:
     """Fill the slots with offline pre-training, a warm-up and fast online learning.
@@ -177,6 +178,8 @@ def warm_start(
         At the start.
     target_entropy : float, optional
         By default minus the number of actions.
+    compiled : bool, default False
+        Let ``torch.compile`` translate updates; see :class:`Critics`.
     **left : None
         Names of slots that are left to another filling: ``policy=None, critic=None, sampler=None, initialisation=None``
         leaves the warm-up and the ratio.
@@ -214,7 +217,15 @@ def warm_start(
             entropy_at="next_observations",
         ),
         "critic": Critics(
-            members, subset, hidden, layer_norm=True, lr=lr, tau=tau, replacement=True, candidates=candidates
+            members,
+            subset,
+            hidden,
+            layer_norm=True,
+            lr=lr,
+            tau=tau,
+            replacement=True,
+            candidates=candidates,
+            compiled=compiled,
         ),
         "sampler": Retain(demos, retain) if retain else Uniform(),
         "ratio": FixedRatio(ratio),

@@ -37,6 +37,7 @@ class TransformersLM(nn.Module):
         self.model: Any = model.eval()
         self.takes_places = "position_ids" in inspect.signature(self.model.forward).parameters
         self.plain_head = self._head_is_plain()
+        self.remembered = self._remembered()
 
     @property
     def vocabulary(self) -> int:
@@ -58,6 +59,16 @@ class TransformersLM(nn.Module):
             return torch.allclose(self.model.get_output_embeddings()(hidden), logits, rtol=1e-3, atol=1e-5)
         except (AttributeError, RuntimeError, TypeError):  # built otherwise than most
             return False
+
+    @torch.no_grad()
+    def _remembered(self) -> int:
+        """Keys and values of a token that texts share; 0 where :meth:`hidden_of` reads a beginning with each text after it."""
+        try:
+            tokens = torch.zeros(1, 2, dtype=torch.int64, device=self.model.device)
+            found = self._read(tokens, torch.ones_like(tokens))
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # built otherwise than most
+            return 0
+        return 0 if found is None else sum((each.keys.numel() + each.values.numel()) // 2 for each in found[1].layers)
 
     def given(self, mask: Int[Tensor, "batch length"], new: int) -> dict[str, Tensor]:
         """What a model is told of the last ``new`` columns, of which the mask says which are tokens."""
@@ -85,8 +96,8 @@ class TransformersLM(nn.Module):
 
         A beginning is read once where what the model remembers of it is keys and values of all its tokens, else with each row.
         """
-        shared = branches.rows.numel() and len(branches.stems) < len(branches.rows) and self.plain_head
-        found = self._after_stems(branches) if shared and self.takes_places else None
+        shared = self.remembered and branches.rows.numel() and len(branches.stems) < len(branches.rows)
+        found = self._after_stems(branches) if shared else None
         if found is not None:
             return found
         # whole texts, of which the first of each beginning gives that beginning's
@@ -99,10 +110,29 @@ class TransformersLM(nn.Module):
 
     def _after_stems(self, branches: Branches) -> Tensor | None:
         """Rows read after the keys and values of their beginnings; None where the model remembers something else."""
+        mask = _mask(branches.stems, branches.padding)
+        read = self._read(branches.stems, mask)
+        if read is None:
+            return None
+        found, memory = read
+        layers: Any = memory.layers
+        for layer in layers:
+            layer.keys, layer.values = (each.index_select(0, branches.stem) for each in (layer.keys, layer.values))
+        both = torch.cat([mask[branches.stem], branches.of_rows.long()], dim=1)
+        # what fills a row up comes last, and is seen by nothing that is read
+        given = self.given(both, branches.rows.shape[1])
+        after = self.model.base_model(input_ids=branches.rows, past_key_values=memory, use_cache=True, **given)
+        return torch.cat([found[branches.of_stems], after.last_hidden_state[branches.of_rows]])
+
+    def _read(
+        self, tokens: Int[Tensor, "batch length"], mask: Int[Tensor, "batch length"]
+    ) -> tuple[Tensor, Any] | None:
+        """Hidden states, and a memory of keys and values of all tokens; None where the model remembers something else."""
+        if not (self.plain_head and self.takes_places):
+            return None
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
-        model, mask = self.model.base_model, _mask(branches.stems, branches.padding)
         rotation = getattr(self.model.config, "rope_parameters", None) or {}
         if rotation.get("rope_type", "default") not in ("default", "linear", "llama3", "yarn"):
             return None  # angles depend on the longest text that is read
@@ -110,20 +140,14 @@ class TransformersLM(nn.Module):
         if not all(type(each) is DynamicLayer for each in memory.layers):
             return None
         given = self.given(mask, mask.shape[1])
-        found = model(input_ids=branches.stems, past_key_values=memory, use_cache=True, **given)
+        found = self.model.base_model(input_ids=tokens, past_key_values=memory, use_cache=True, **given)
         layers: Any = memory.layers
         # a model that ignores the memory leaves it empty, and would read rows without their beginnings
         if len(layers) != self.model.config.num_hidden_layers or any(
             type(each) is not DynamicLayer or each.keys is None or each.keys.shape[::2] != mask.shape for each in layers
         ):
             return None
-        for layer in layers:
-            layer.keys, layer.values = (each.index_select(0, branches.stem) for each in (layer.keys, layer.values))
-        both = torch.cat([mask[branches.stem], branches.of_rows.long()], dim=1)
-        # what fills a row up comes last, and is seen by nothing that is read
-        given = self.given(both, branches.rows.shape[1])
-        after = model(input_ids=branches.rows, past_key_values=memory, use_cache=True, **given)
-        return torch.cat([found.last_hidden_state[branches.of_stems], after.last_hidden_state[branches.of_rows]])
+        return found.last_hidden_state, memory
 
     def head(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch vocabulary"]:
         """Logits."""

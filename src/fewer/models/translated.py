@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
 
 from fewer.core.errors import FewerError
+
+SHAPES = 64
+"""For how many shapes and settings a function is compiled in one process."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,7 +40,11 @@ def translated(function: F) -> F:
 
 @functools.cache
 def _translated(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(function, dynamic=False)
+    # what calls the translated pieces one after another is translated as well: in Python, that takes as long as small ones do
+    settings: dict[str, Any] = {"dynamic": False, "options": {"cpp_wrapper": True}}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        settings["recompile_limit"] = SHAPES  # beyond it, torch would go on with the function as it is written
+    compiled = torch.compile(function, **settings)
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:

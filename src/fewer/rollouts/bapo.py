@@ -131,6 +131,11 @@ class Balanced(Objective):
         """Always."""
         return True
 
+    @property
+    def everywhere(self) -> bool:
+        """Only by losses that a subclass writes itself."""
+        return type(self).losses is not Balanced.losses
+
     @torch.no_grad()
     def fitted(
         self, logps: Tokens, old: Tokens, advantages: Tokens, mask: Bool[Tensor, "rows new"]

@@ -17,12 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from fewer.core.errors import FewerError
 from fewer.models.branches import Branches
-from fewer.models.cached_decoder import CachedDecoder, Reading
+from fewer.models.cached_decoder import CachedDecoder, Reading, is_plain
 from fewer.models.causal_lm import CausalDecoder
-from fewer.rollouts.drawing import Drawing
+from fewer.rollouts.drawing import Drawing, chosen_logps
 
-WORKED = 2**24
-"""Logits that :func:`teacher_forced` holds at once."""
+WORKED, KEPT = 2**24, 2**26
+"""Logits that :func:`teacher_forced` works on at once, and most that it keeps a number of each of for the gradient."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,10 @@ def begin(
 
 
 def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.0, entropy: bool = False) -> Any:
-    """Log-probabilities of what was written, from one pass over whole rows.
+    """Log-probabilities of what was written, from one pass over all tokens.
 
-    Logits are made only where completions have tokens, some at a time, and once more for the gradient.
+    Logits are made only where completions have tokens.  Of up to ``KEPT`` logits the probabilities are kept for the gradient; of
+    more, and for entropies of more than ``WORKED``, some are made at a time, and once more for the gradient.
 
     Parameters
     ----------
@@ -255,7 +256,10 @@ def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.
         there = mask[:, :new]
         hidden = hidden.index_select(0, branches.before[there])
         targets = sampled.tokens[:, sampled.prompt : sampled.prompt + new][there]
-        many = max(1, WORKED // vocabulary_of(inner))
+        vocabulary = vocabulary_of(inner)
+        keeps = torch.is_grad_enabled() and not entropy and len(hidden) * vocabulary <= KEPT
+        # what is kept is made in one piece: the gradient of each piece is one of the head's whole weight
+        many = len(hidden) if keeps else max(1, WORKED // vocabulary)
         parts = [
             _measured(head, some, target, temperature, entropy, len(hidden) > many)
             for some, target in zip(hidden.split(many), targets.split(many), strict=True)
@@ -267,10 +271,47 @@ def teacher_forced(network: nn.Module, sampled: Sampled, temperature: float = 1.
     return (result[0], result[1]) if entropy else result[0]
 
 
+def remembered(network: nn.Module) -> int:
+    """Keys and values of a prompt's token, which each row after it has a copy of while :func:`teacher_forced` reads it.
+
+    Of models that read a prompt with each of its rows, 0.
+
+    Examples
+    --------
+    >>> from fewer.models.causal_lm import CausalLM
+    >>> remembered(CausalLM(width=16, layers=3, heads=2).build(10))
+    96
+    """
+    inner = _inner(network)
+    if not isinstance(inner, CausalDecoder):
+        return inner.remembered
+    layers: Any = inner.model.layers
+    return sum(2 * block.self_attn.groups * block.self_attn.of_head for block in layers)
+
+
+def sizes_of(sampled: Sampled) -> tuple[int, int, int, int]:
+    """Rows, different prompts, and the most tokens that a prompt and a completion have.
+
+    Examples
+    --------
+    >>> from fewer.models.causal_lm import CausalLM
+    >>> network = CausalLM(width=16, layers=1, heads=2).build(10)
+    >>> sizes_of(decode(network, [[1, 2], [3], [3]], new=1, end=[0], pad=0, greedy=True, draws=None, group=3))
+    (9, 2, 2, 1)
+    """
+    prompts, first = _prompts(sampled)
+    return len(prompts), len(torch.unique(prompts, dim=0)), sampled.prompt - first, int(sampled.mask.sum(1).max())
+
+
+def _prompts(sampled: Sampled) -> tuple[Int[Tensor, "rows columns"], int]:
+    """What tells prompts apart: by how much each is filled up, then its tokens from the first column that holds any."""
+    first = int(sampled.padding.min())
+    return torch.cat([sampled.padding[:, None], sampled.tokens[:, first : sampled.prompt]], dim=1), first
+
+
 def branches_of(sampled: Sampled) -> Branches:
     """Prompts, each once, and what was written after them, as far as something later depends on it."""
-    mask, first = sampled.mask, int(sampled.padding.min())
-    prompts = torch.cat([sampled.padding[:, None], sampled.tokens[:, first : sampled.prompt]], dim=1)
+    mask, (prompts, first) = sampled.mask, _prompts(sampled)
     stems, stem = torch.unique(prompts, dim=0, return_inverse=True)
     numbered = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     lengths = ((mask * numbered).amax(1) - 1).clamp(min=0)  # nothing comes after the last
@@ -279,14 +320,17 @@ def branches_of(sampled: Sampled) -> Branches:
 
 
 def _measured(
-    head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool, again: bool
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy: bool, again: bool
 ) -> tuple[Tensor, ...]:
     """Log-probabilities of some tokens, and entropies; ``again``: keep no logits for the gradient."""
 
     def measured(hidden: Tensor) -> tuple[Tensor, ...]:
-        logps = torch.log_softmax(head(hidden).float() / temperature, -1)
-        chosen = logps.gather(1, targets[:, None])[:, 0]
-        return (chosen, -(logps.exp() * logps).sum(1)) if entropy else (chosen,)
+        logits = head(hidden)
+        if not entropy:
+            # what a plain product has made is read by nothing else
+            return (chosen_logps(logits, targets, temperature, reuse=is_plain(head)).float(),)
+        logps = torch.log_softmax(logits.float() / temperature, -1)
+        return logps.gather(1, targets[:, None])[:, 0], -(logps.exp() * logps).sum(1)
 
     if again and torch.is_grad_enabled():
         return checkpoint(measured, hidden, use_reentrant=False)
@@ -295,7 +339,8 @@ def _measured(
 
 def vocabulary_of(network: Any) -> int:
     """How many tokens a network knows."""
-    return network.lm_head.out_features if isinstance(network, CausalDecoder) else network.vocabulary
+    inner = _inner(network)
+    return inner.lm_head.out_features if isinstance(inner, CausalDecoder) else inner.vocabulary
 
 
 def _inner(network: nn.Module) -> Any:

@@ -1,8 +1,9 @@
-"""How the next token is drawn from logits, and how likely it was."""
+"""How the next token is drawn from logits, how likely it was, and what its log-probability asks of the logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -48,7 +49,7 @@ class Drawing:
             )
         self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
         self.numbers: Tensor | None = None
-        self._memory: Tensor | None = None
+        self._memory: list[Tensor] = []
         if draws is not None:
             self.numbers = torch.rand(room, rows, generator=draws, device=draws.device, dtype=torch.float64)
 
@@ -63,16 +64,18 @@ class Drawing:
             If the temperature is not positive, or the model's logits are not numbers.
         """
         logits = logits.float()
-        # each pass over all tokens of all rows costs as much as one of the model's smaller layers: there are five
+        # each pass over all tokens of all rows costs as much as one of the model's smaller layers: there are six
         most = logits.amax(1, keepdim=True)
-        odds = torch.sub(logits, most, out=self._like(logits)).exp_()
+        first, second = self._like(logits)
+        odds = torch.sub(logits, most, out=first).exp_()
         whole = odds.sum(1)
         total = most + whole.log()[:, None]
         if not bool(total.isfinite().all()):
             raise FewerError(
                 f"decode: the model's logits are not numbers at token {place}; its weights may have diverged"
             )
-        entropy = total[:, 0] - (odds[:, None] @ logits[..., None])[:, 0, 0] / whole
+        # not as a product of a row and a column, which takes eight times as long
+        entropy = total[:, 0] - torch.mul(odds, logits, out=second).sum(1) / whole
         if self.numbers is None:
             tokens = logits.argmax(1)
             logps = self._of(logits, tokens) - total[:, 0]
@@ -98,11 +101,11 @@ class Drawing:
         behaviour = self._of(kept, which).log() - kept.sum(1).log()
         return tokens, self._of(logits, tokens) - total[:, 0], behaviour, entropy
 
-    def _like(self, logits: Tensor) -> Tensor:
-        """Memory of this shape, the same at every token: to get so much anew takes longer than to compute what goes into it."""
-        if self._memory is None:
-            self._memory = torch.empty_like(logits)
-        return self._memory[: len(logits)]
+    def _like(self, logits: Tensor) -> list[Tensor]:
+        """Memory of this shape, twice, and the same at every token: to get it anew takes longer than to compute what goes in."""
+        if not self._memory:
+            self._memory = [torch.empty_like(logits) for _ in range(2)]
+        return [each[: len(logits)] for each in self._memory]
 
     def _kept(
         self, logits: Float[Tensor, "rows vocabulary"]
@@ -172,3 +175,83 @@ def _first_beyond(sums: Float[Tensor, "rows values"], target: Float[Tensor, " ro
 
 def _below(target: Float[Tensor, " rows"], limit: Float[Tensor, " rows"]) -> Float[Tensor, " rows"]:
     return torch.minimum(target, limit.nextafter(torch.zeros_like(limit)))
+
+
+def chosen_logps(
+    logits: Float[Tensor, "tokens vocabulary"],
+    chosen: Int[Tensor, " tokens"],
+    temperature: float = 1.0,
+    reuse: bool = False,
+) -> Float[Tensor, " tokens"]:
+    """Log-probabilities of chosen tokens; for their gradient one number a logit is kept, and none in passing.
+
+    Values and gradients are those of ``log_softmax(logits / temperature)``, computed in float32, or in float64 where logits are.
+    The gradient may be asked for several times if the graph is retained.
+
+    Parameters
+    ----------
+    logits : float tensor (tokens, vocabulary)
+        Before the temperature.
+    chosen : int tensor (tokens,)
+        One of the vocabulary each.
+    temperature : float, default 1
+        What logits are divided by.
+    reuse : bool, default False
+        Work in the logits' own memory, which holds something else afterwards: only for logits that nothing else reads.
+
+    Returns
+    -------
+    float tensor (tokens,)
+        In float32, or in float64 for such logits.
+
+    Raises
+    ------
+    FewerError
+        If a gradient of the gradient is asked for: there is none.
+
+    Examples
+    --------
+    >>> chosen_logps(torch.tensor([[0.0, 0.0], [0.0, 1.0986]]), torch.tensor([0, 1])).exp()
+    tensor([0.5000, 0.7500])
+    """
+    return _ChosenLogps.apply(logits, chosen, temperature, reuse)
+
+
+class _ChosenLogps(torch.autograd.Function):
+    """With p = softmax(logits / t), the gradient of log p_k is (e_k - p) / t: nothing but p need be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, chosen: Tensor, temperature: float, reuse: bool) -> Tensor:
+        # passes over a whole vocabulary take as long as small products do: there are five here, and one in the gradient
+        odds = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+        own = reuse or odds is not logits
+        if temperature != 1:
+            odds, own = odds.div_(temperature) if own else odds / temperature, True
+        most = odds.amax(1, keepdim=True)
+        picked = odds.gather(1, chosen[:, None]) - most
+        odds = (odds.sub_(most) if own else odds - most).exp_()
+        whole = odds.sum(1, keepdim=True)
+        ctx.save_for_backward(odds, whole, chosen)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        return (picked - whole.log())[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # once_differentiable of torch would be silent where the losses' own weights are constant, and the result be wrong
+        if torch.is_grad_enabled():
+            raise FewerError(
+                "chosen_logps: its gradient was asked for with create_graph=True and has no gradient itself; take log_softmax, "
+                "or teacher_forced with entropy=True, whose log-probabilities have one"
+            )
+        odds, whole, chosen = ctx.saved_tensors
+        wanted = gradients[0][:, None] / ctx.temperature
+        share = -wanted / whole
+        # a graph that is not kept gives up its memory; that of one that is kept will be read again
+        odds = odds * share if _graph_is_kept() else odds.mul_(share)
+        return odds.scatter_add_(1, chosen[:, None], wanted).to(ctx.dtype), None, None, None
+
+
+def _graph_is_kept() -> bool:
+    """Whether the gradient that is being computed may be asked for again; True where torch does not tell."""
+    asked = getattr(getattr(torch._C, "_autograd", None), "_get_current_graph_task_keep_graph", None)
+    return True if asked is None else asked()

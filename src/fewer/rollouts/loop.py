@@ -28,7 +28,7 @@ from fewer.core.seeding import derive, torch_generator
 from fewer.models.optimisers import AdamW, Constant, Optimiser, Schedule, parameter_groups, set_rate
 from fewer.rollouts.advantages import Advantage, GroupRelative
 from fewer.rollouts.curations import Curation, PromptStream, Uniform
-from fewer.rollouts.decoding import Sampled, decode, teacher_forced
+from fewer.rollouts.decoding import KEPT, Sampled, decode, remembered, sizes_of, teacher_forced, vocabulary_of
 from fewer.rollouts.evaluation import SHOWN, completions, evaluate, judged
 from fewer.rollouts.experience import Experience, sequence_mean, token_mean
 from fewer.rollouts.objectives import Clipped, Objective
@@ -352,17 +352,18 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         keep: Bool[Tensor, "rollouts new"],
     ) -> dict[str, float]:
         mean = {"tokens": token_mean, "sequences": sequence_mean}[self.aggregate]
+        rows = rows.sort().values  # those of a prompt side by side, so that they are worked on together
         sampled, mask = experience.sampled.select(rows), keep[rows]
-        chunks = rows.new_tensor(range(len(rows))).split(self._at_once(state.network, sampled))
         objective, noted = self.objective, {}
         if objective.fits:
             with torch.no_grad():
-                logps = torch.cat([teacher_forced(state.network, sampled.select(chunk)) for chunk in chunks])
+                logps = self._logps(state.network, sampled)
             objective, noted = objective.fitted(logps, old[rows], advantages[rows], mask)
         state.optimiser.zero_grad(set_to_none=True)
         whole = mask.sum() if self.aggregate == "tokens" else mask.any(1).sum()
         total = 0.0
-        for chunk in chunks:
+        moving = _moving(objective, advantages[rows], mask)
+        for chunk in moving.split(self._at_once(state.network, sampled.select(moving))):
             here = rows[chunk]
             logps = teacher_forced(state.network, sampled.select(chunk))
             reference = None if experience.reference is None else experience.reference[here]
@@ -391,10 +392,25 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         """Rollouts that are worked on together; whole groups if possible, which share what is made of their prompt."""
         if self.rows:
             return self.rows
-        fitting = max(1, ROOM // (bytes_a_token(network) * sampled.tokens.shape[1]))
-        if fitting >= self.group:
-            return fitting // self.group * self.group
-        return -(-self.group // -(-self.group // fitting))  # equal parts of a group
+        rows, prompts, prompt, new = sizes_of(sampled)
+        vocabulary, memory = vocabulary_of(network), remembered(network)
+        if memory:
+            a_token = bytes_a_token(network, vocabulary)
+            once, each = prompt * a_token, new * a_token + prompt * memory * next(network.parameters()).element_size()
+        else:
+            once, each = 0, (prompt + new) * bytes_a_token(network)
+        logits = 4 * vocabulary * new
+
+        def fitting(of_row: float, room: float) -> int:
+            """Rows of so many bytes each, of whose logits some are kept: all, or as many as are kept at most."""
+            return int(max(room // (of_row + logits), (room - 4 * KEPT) // of_row))
+
+        found = fitting(each + once * prompts / rows, ROOM)
+        if found < rows / prompts:  # some rows of one prompt
+            found = max(1, fitting(each, ROOM - once))
+        if found >= self.group:
+            return found // self.group * self.group
+        return -(-self.group // -(-self.group // found))  # equal parts of a group
 
     def _begin_anew(self, state: PostTrainingState) -> None:
         """The first model and a fresh optimiser; what was spent stays spent."""
@@ -403,8 +419,22 @@ class PostTraining(Loop[Problems, PostTrainingState]):
         state.step, state.after = 0, state.ledger.spent
 
 
-def bytes_a_token(network: nn.Module) -> int:
+def _moving(
+    objective: Objective, advantages: Float[Tensor, "rows new"], mask: Bool[Tensor, "rows new"]
+) -> Int[Tensor, " some"]:
+    """Rollouts that there is something to learn from; at least one, so that parameters have gradients, if only of zeros.
+
+    The others have losses of zero and no gradient.  They count in the means as before, so that to leave them out changes the
+    order of sums, and what the optimiser is given by no more than their rounding.
+    """
+    some = torch.nonzero((mask if objective.everywhere else mask & (advantages != 0)).any(1))[:, 0]
+    return some if len(some) else torch.zeros(1, dtype=torch.int64, device=mask.device)
+
+
+def bytes_a_token(network: nn.Module, logits: int = 0) -> int:
     """About what a gradient keeps of each token: inputs and outputs of all maps, and as much again between them.
+
+    Maps with so many outputs as there are ``logits`` are left out.
 
     Examples
     --------
@@ -413,8 +443,9 @@ def bytes_a_token(network: nn.Module) -> int:
     """
     maps = (each for each in network.modules() if not isinstance(each, nn.Embedding))
     weights = [getattr(each, "weight", None) for each in maps]
+    counted = (w for w in weights if isinstance(w, Tensor) and w.ndim == 2 and w.shape[0] != logits)
     # a weight that two maps share is counted with both
-    return max(1, 2 * sum(w.element_size() * sum(w.shape) for w in weights if isinstance(w, Tensor) and w.ndim == 2))
+    return max(1, 2 * sum(w.element_size() * sum(w.shape) for w in counted))
 
 
 @contextmanager

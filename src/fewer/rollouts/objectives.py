@@ -35,6 +35,14 @@ class Objective(Protocol):
         """Whether it changes with each batch; then the loop computes log-probabilities before it asks for losses."""
         return False
 
+    @property
+    def everywhere(self) -> bool:
+        """Whether something may be learned from tokens whose advantage is zero; False spares rollouts of such tokens a gradient.
+
+        An objective that says False must have losses of zero at these tokens, and no gradient, whatever the log-probabilities.
+        """
+        return True
+
     def fitted(
         self, logps: Tokens, old: Tokens, advantages: Tokens, mask: Bool[Tensor, "rows new"]
     ) -> tuple[Objective, dict[str, float]]:
@@ -132,6 +140,11 @@ class Clipped(Objective):
         """Only for the divergence."""
         return self.kl > 0
 
+    @property
+    def everywhere(self) -> bool:
+        """Only by the divergence, or by losses that a subclass writes itself."""
+        return self.kl > 0 or type(self).losses is not Clipped.losses
+
     def losses(self, logps: Tokens, old: Tokens, advantages: Tokens, reference: Tokens | None) -> Tokens:
         """Of each token."""
         losses = -clipped_surrogate(ratios(logps, old), advantages, self.low, self.high, self.dual)
@@ -144,6 +157,11 @@ class Clipped(Objective):
 @dataclass(frozen=True)
 class PolicyGradient(Objective):
     """REINFORCE: log-probabilities weighed by advantages."""
+
+    @property
+    def everywhere(self) -> bool:
+        """Only by losses that a subclass writes itself."""
+        return type(self).losses is not PolicyGradient.losses
 
     def losses(self, logps: Tokens, old: Tokens, advantages: Tokens, reference: Tokens | None) -> Tokens:
         """Of each token."""
